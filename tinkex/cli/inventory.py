@@ -83,7 +83,7 @@ class Inventory:
                 yield ep, owner, text
 
     def not_installed(self) -> list[str]:
-        """Return the names in ``TINKEX_PLUGINS`` that match no installed plugin, and similar ones."""
+        """Return the names in ``TINKEX_PLUGINS`` that match no plugin, and similar names."""
         found = []
         for word in plugins.names_in_variable():
             name = word.lstrip("-")

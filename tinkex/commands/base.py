@@ -309,7 +309,8 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
             names, rows = changed
             names = names if isinstance(names, (tuple, list)) else tuple(names)
         except (TypeError, ValueError):
-            raise _bug(hook, f"after() of the hook {hook.name!r} returns no names and rows") from None
+            text = f"after() of the hook {hook.name!r} returns no names and rows"
+            raise _bug(hook, text) from None
         for name in names:
             if names.count(name) > 1:  # as JSON, one value would replace the other
                 whose = "the command has" if name in own else "another hook adds, too"

@@ -314,9 +314,7 @@ def names_for(name: str, noun: str | None = None) -> dict[str, str]:
     package, noun = name.replace("-", "_"), noun or name.removeprefix("tinkex-")
     rules = "Lower-case letters, digits and single hyphens, a letter first"
     if not _NAME.fullmatch(name) or len(name) > 60:
-        raise UsageError(
-            f"not a name for a plugin: {name[:80]!r}", hint=f"{rules}: tinkex-stats."
-        )
+        raise UsageError(f"not a name for a plugin: {name[:80]!r}", hint=f"{rules}: tinkex-stats.")
     if not _NAME.fullmatch(noun) or len(noun) > 60:
         raise UsageError(f"not a word for commands: {noun[:80]!r}", hint=f"{rules}: --noun stat.")
     if plugins.find_distribution(name):

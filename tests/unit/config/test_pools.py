@@ -89,7 +89,9 @@ def test_another_pool_does_not_replace_the_server_of_a_profile(config, monkeypat
     one, other = {"profile": profile, "http_pool": "default"}, "http://127.0.0.1:9"
     monkeypatch.setenv("TINKER_BASE_URL", "http://127.0.0.1:8")  # --profile precedes it
     for pool in ("default", "auto"):
-        with pytest.raises(SettingsError, match=r"'(local|own)' is the server of profile") as caught:
+        with pytest.raises(
+            SettingsError, match=r"'(local|own)' is the server of profile"
+        ) as caught:
             settings.resolve({**one, "http_pool": pool})
         assert str(caught.value).endswith(f"but --http-pool selects '{pool}'")
         assert "Omit --http-pool, or give" in str(caught.value.hint)

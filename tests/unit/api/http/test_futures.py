@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import struct
 
 import pytest
 
 from tests.unit.api.conftest import NEVER
-from tinkex.api.http import futures, protobuf
+from tinkex.api.http import errors, futures, protobuf
+from tinkex.api.http.transport import Response
 from tinkex.exceptions import (
     Conflict,
     ConnectionFailed,
@@ -110,6 +112,21 @@ def test_refusals_end_it_at_once(status, body, kind, words, poll, server):
         poll(server.reply(body, status))
     assert caught.value.status == status
     assert len(server.seen) == 1
+
+
+def test_time_for_which_the_program_was_suspended_does_not_count(connect, monkeypatch, naps):
+    service = connect("http://127.0.0.1:9")._transport
+    deadline = service.deadline("sampling")
+    outcomes = [errors.suspended("h", 1000.0), Response(200, body=json.dumps(DONE).encode())]
+
+    def once(*_, **__):
+        deadline._start -= 500
+        if isinstance(outcome := outcomes.pop(0), Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(service, "once", once)
+    assert futures.result(service, "7", "SaveWeights", deadline) == DONE
 
 
 def test_forms_of_a_result(poll):
