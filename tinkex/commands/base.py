@@ -288,7 +288,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         own, rows = data
         name = (self.cmd_name or "").replace(" ", "_")
         claims = [ep for ep in plugins.entry_points(plugins.COMMANDS) if ep.name == name]
-        data = own, self._checked(own, rows, next(iter(claims), None))
+        data = own, self._checked_lengths(own, rows, next(iter(claims), None))
         for hook in self._hooks:
             changed = hook.obj.after(parsed_args, data)
             if changed is not None:
@@ -319,9 +319,9 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
                     f"{where} adds the column {name!r}, which {whose}",
                     hint=f"To run without it: {plugins.turn_off(plugins.distribution_of(hook))}",
                 )
-        return names, self._checked(names, rows, hook)
+        return names, self._checked_lengths(names, rows, hook)
 
-    def _checked(self, names: Sequence[str], data: Any, origin: EntryPoint | None) -> Any:
+    def _checked_lengths(self, names: Sequence[str], data: Any, origin: EntryPoint | None) -> Any:
         """Return *data* after checking that each row has a value for each of *names*.
 
         :param origin: the entry point of the command or the hook that returned it.
@@ -404,8 +404,8 @@ class Lister(_Display, cliff.lister.Lister):
             data = list(data)
         return super().produce_output(parsed_args, column_names, data)
 
-    def _checked(self, names: Sequence[str], data: Any, origin: EntryPoint | None) -> Any:
-        rows = _checked(data, names, origin)
+    def _checked_lengths(self, names: Sequence[str], data: Any, origin: EntryPoint | None) -> Any:
+        rows = _checked_rows(data, names, origin)
         return rows if isinstance(data, Iterator) else list(rows)
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
@@ -426,8 +426,8 @@ class ShowOne(_Display, cliff.show.ShowOne):
         """How text formats display the object; ``take_action`` may change it."""
         return Presentation(plain_lines=self.plain_lines)
 
-    def _checked(self, names: Sequence[str], data: Any, origin: EntryPoint | None) -> Any:
-        return next(_checked([data], names, origin))
+    def _checked_lengths(self, names: Sequence[str], data: Any, origin: EntryPoint | None) -> Any:
+        return next(_checked_rows([data], names, origin))
 
     def add_link(self, word: str, *page: str) -> None:
         """Link *word* in a table to a page of the service's web console, if it has one."""
@@ -442,7 +442,7 @@ class ShowOne(_Display, cliff.show.ShowOne):
         return [f"{heading(name)}: {text}" for name, text in texts.items() if text]
 
 
-def _checked(
+def _checked_rows(
     rows: Iterable[Any], names: Sequence[str], origin: EntryPoint | None
 ) -> Iterator[Sequence[Any]]:
     for row in rows:
