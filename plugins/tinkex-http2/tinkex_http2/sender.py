@@ -127,7 +127,8 @@ class EngineResponse:
         began = time.monotonic()
         try:
             while (chunk := _interruptible(partial(next, content, None))) is not None:
-                yield from (bytes(chunk[at : at + size]) for at in range(0, len(chunk), size))
+                for at in range(0, len(chunk), size):
+                    yield bytes(chunk[at : at + size])
                 began = time.monotonic()
         except FOREIGN as error:
             raise translated(error, self._url, min(self._end, began + self._read)) from error
