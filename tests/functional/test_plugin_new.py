@@ -60,6 +60,6 @@ def test_a_new_plugin_passes_its_tests_and_is_used_at_once(fresh: Environment):
     assert names == ["demo add", "demo list", "demo show"]
     assert [hook["options"] for hook in shown["hooks"]] == [["--with-demo"]]
     assert shown["settings"] == [
-        "limit: maximum number of notes to list (a whole number; by default 20)"
+        "limit: maximum number of notes to list (a whole number; default 20)"
     ]
     assert shown["errors"] == []

@@ -149,7 +149,7 @@ def described(schema: Any) -> list[str]:
     defaults = schema()
     lines = []
     for field in dataclasses.fields(schema):
-        about = f"{_words(types[field.name])}; by default {getattr(defaults, field.name)!r}"
+        about = f"{_words(types[field.name])}; default {getattr(defaults, field.name)!r}"
         text = field.metadata.get("help")
         lines.append(f"{field.name}: {text} ({about})" if text else f"{field.name}: {about}")
     return lines

@@ -178,8 +178,8 @@ def test_plugin_show_lists_the_settings(profile):
     rows = invoke(["plugin", "show", "p-notes", "-f", "json"]).rows
 
     assert rows["settings"][:2] == [
-        "author: a string; by default 'me'",
-        "limit: most notes to list (a whole number; by default 20)",
+        "author: a string; default 'me'",
+        "limit: most notes to list (a whole number; default 20)",
     ]
 
 
