@@ -29,6 +29,8 @@ _LONGEST_BACKOFF = 10.0
 _JITTER = 0.1
 #: Seconds by which a wait may end late on a busy machine; if later, the process was suspended.
 LATE = 1.0
+#: Minimum of seconds left after a suspension, or the whole time limit if that is shorter.
+_AFTER_SUSPENSION = 10.0
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,9 @@ class Deadline:
 
     def excuse_suspension(self, error: TinkexError) -> None:
         """Extend the deadline by the time for which the process was suspended before *error*."""
-        if isinstance(error, ConnectionFailed):
-            self.seconds += error.suspended
+        if isinstance(error, ConnectionFailed) and error.suspended:
+            least = self.elapsed + min(self.seconds, _AFTER_SUSPENSION)
+            self.seconds = max(self.seconds + error.suspended, least)
 
     def sleep(self, seconds: float) -> None:
         """Wait without reporting it; time during which the process was suspended does not count.

@@ -21,7 +21,7 @@ from urllib.parse import quote, urlencode, urljoin, urlsplit, urlunsplit
 from tinkex import plugins
 from tinkex.api.http import errors
 from tinkex.api.http.auth import HEADER, JWT_PREFIX, KeyAuth
-from tinkex.api.http.retry import REPEATABLE, Deadline, OnWait, Retrying, Wait
+from tinkex.api.http.retry import LATE, REPEATABLE, Deadline, OnWait, Retrying, Wait
 from tinkex.columns import printable
 from tinkex.exceptions import (
     NO_ROUTE,
@@ -382,6 +382,8 @@ class Transport:
             opened = self._send(prepared, timeouts)
             response = read_whole(opened, deadline, request.is_enough)
         except TimedOut as error:
+            if (late := deadline.elapsed - deadline.seconds) > LATE:
+                raise errors.suspended(errors.host_of(prepared.url), late) from error
             if not deadline.allows(0.05):  # the whole time limit was spent waiting
                 raise deadline.timed_out() from error
             raise
