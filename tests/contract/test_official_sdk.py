@@ -18,9 +18,12 @@ from pathlib import Path
 
 import pytest
 
+from tinkex.testing import invoke
+
 ROOT = Path(__file__).resolve().parents[2]
 SDK = Path(os.environ.get("TINKEX_SDK_PYTHON") or ROOT / ".venv-sdk" / "bin" / "python")
 BASE_MODEL = "tinkex/baker-street-2M"
+DRIVER, PROGRAM = (Path(__file__).with_name(f"sdk_{name}.py") for name in ("driver", "program"))
 
 pytestmark = [
     pytest.mark.sdk,
@@ -66,14 +69,55 @@ def served(home: Path, key: str) -> Iterator[dict[str, str]]:
     assert "Traceback" not in log.read_text()
 
 
-def output(*command: str | Path, env: dict[str, str], stdin: str = "", code: int = 0) -> str:
-    """Return what *command* prints, which ends with *code*."""
-    done = subprocess.run(
-        command, input=stdin, capture_output=True, text=True, timeout=120, env=env
-    )
-    # The official program has been seen to abort when its interpreter ends, with all of it done.
-    aborted = Path(command[0]).parent == SDK.parent and done.returncode == -signal.SIGABRT
-    assert aborted or done.returncode == code, (command, done.stdout, done.stderr)
+def with_the_sdk(*words: str | Path, env: dict[str, str]) -> str:
+    """Return what the interpreter of the SDK prints when it is run with *words*."""
+    done = subprocess.run([SDK, *words], capture_output=True, text=True, timeout=120, env=env)
+    assert done.returncode in (0, ABORTED), (words, done.stdout, done.stderr)
+    return done.stdout
+
+
+#: The official program has been seen to abort when its interpreter ends, with all of it done.
+ABORTED = -signal.SIGABRT
+
+
+class Official:
+    """The official command line, in one process for all tests of a file."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [SDK, PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *words: str, env: dict[str, str], stdin: str = "", code: int = 0) -> str:
+        """Return what the command line prints, which ends with *code*."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(
+            json.dumps({"words": words, "environ": env, "stdin": stdin}), file=self._process.stdin
+        )
+        self._process.stdin.flush()
+        done = json.loads(self._process.stdout.readline())
+        assert done["code"] in (code, ABORTED), (words, done)
+        return str(done["stdout"])
+
+    def close(self) -> None:
+        self._process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def official_program() -> Iterator[Official]:
+    program = Official()
+    yield program
+    program.close()
+
+
+def ours_in(environ: dict[str, str], *words: str, stdin: str = "", code: int = 0) -> str:
+    """Return what tinkex prints, which ends with *code*."""
+    done = invoke(words, stdin=stdin, environ=environ)
+    assert done.exit_code == code, (words, done)
     return done.stdout
 
 
@@ -87,22 +131,23 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 @pytest.fixture(scope="module")
 def found(environ):
     """What the SDK saw and did."""
-    driver = Path(__file__).with_name("sdk_driver.py")
-    return json.loads(output(SDK, driver, BASE_MODEL, env=environ))
+    return json.loads(with_the_sdk(DRIVER, BASE_MODEL, env=environ))
 
 
 @pytest.fixture(scope="module")
-def official(environ, found):
+def official(environ, found, official_program):
     """The official command line, after the SDK has run."""
-    program = [SDK.with_name("tinker"), "-f", "json"]
-    return lambda *words: json.loads(output(*program, *words, env=environ) or "null")
+
+    def run(*words):
+        return json.loads(official_program("-f", "json", *words, env=environ) or "null")
+
+    return run
 
 
 @pytest.fixture(scope="module")
 def ours(environ, found):
     """Our command line against the same server."""
-    program = [sys.executable, "-m", "tinkex"]
-    return lambda *words: json.loads(output(*program, *words, "-f", "json", env=environ) or "null")
+    return lambda *words: json.loads(ours_in(environ, *words, "-f", "json") or "null")
 
 
 def test_the_sdk_trains_nothing_but_creates_saves_and_loads(found):
