@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -33,10 +34,18 @@ def http_pool(request: pytest.FixtureRequest) -> str:
     return pool
 
 
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Yield paths without an end: pytest would look through all of them for the next number."""
+    directory = tmp_path_factory.mktemp("homes")
+    return (directory / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory, http_pool: str) -> Iterator[Path]:
+def home(homes: Iterator[Path], http_pool: str) -> Iterator[Path]:
     """Return an empty home directory, which HOME points to."""
-    with isolated(tmp_path_factory.mktemp("home")) as home:
+    (directory := next(homes)).mkdir()
+    with isolated(directory) as home:
         os.environ["COLUMNS"] = "200"
         os.environ["TINKEX_HTTP_POOL"] = http_pool
         os.environ["XDG_STATE_HOME"] = str(home / ".local" / "state")
