@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler
 
 from tests.serving import Reply, Request, serving
@@ -88,16 +89,7 @@ class Store:
 
     def body(self, name: str) -> bytes:
         """Return what is at the address *name*."""
-        if name not in ARCHIVES:
-            return self.files[name]
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w") as archive:
-            for member, data in self.files.items():
-                info = tarfile.TarInfo(member)
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
-        packed = buffer.getvalue()
-        return packed if name == "tar" else gzip.compress(packed, 1, mtime=0)
+        return _archive(name, *self.files.items()) if name in ARCHIVES else self.files[name]
 
     def answer(self, request: Request) -> Reply | None:
         *_, noun, last = request.path.split("/")
@@ -123,7 +115,7 @@ class Store:
         if fault.status is not None:
             return Reply({"detail": "no"}, fault.status)
         body, handler = self.body(name), request.handler
-        tag = f'"{hashlib.md5(body).hexdigest()}"'
+        tag = _tag(body)
         asked = request.headers.get("range", "").removeprefix("bytes=")
         is_part = bool(asked) and request.headers.get("if-range", tag) == tag
         first, _, last = asked.partition("-") if is_part else ("0", "", "")
@@ -163,6 +155,23 @@ class Store:
                 time.sleep(max(0, began + sent.bytes / self.rate - time.monotonic()))
             if sent.bytes == fault.hold and not self.go.wait(30):
                 break
+
+
+@lru_cache(2)  # each of many ranges asks again
+def _archive(kind: str, *files: tuple[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for member, data in files:
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    packed = buffer.getvalue()
+    return packed if kind == "tar" else gzip.compress(packed, 1, mtime=0)
+
+
+@lru_cache(2)
+def _tag(body: bytes) -> str:
+    return f'"{hashlib.md5(body).hexdigest()}"'
 
 
 def _checkpoint(name: str) -> dict[str, str]:
