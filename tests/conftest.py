@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tinkex import plugins
+from tinkex.api.http import retry
 from tinkex.testing import isolated
 
 #: HTTP pools that keep to the same guarantees.
@@ -56,6 +58,28 @@ def home(homes: Iterator[Path], http_pool: str) -> Iterator[Path]:
 def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let scripted servers, which answer every poll at once, be polled again soon."""
     monkeypatch.setattr("tinkex.api.http.futures.INTERVAL", 0.05)
+
+
+@pytest.fixture
+def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let every pause pass at once, and return how long each was meant to be."""
+    naps: list[float] = []
+
+    class Clock:
+        offset = 0.0
+
+        def sleep(self, seconds: float) -> None:
+            naps.append(seconds)
+            Clock.offset += seconds
+
+        def monotonic(self) -> float:
+            return time.monotonic() + Clock.offset
+
+        def time(self) -> float:
+            return time.time() + Clock.offset
+
+    monkeypatch.setattr(retry, "time", Clock())
+    return naps
 
 
 @pytest.fixture

@@ -105,6 +105,7 @@ def test_every_command_is_in_the_matrix_or_talks_to_nobody():
     assert (talking | set(OFFLINE)) - names == set()
 
 
+@pytest.mark.usefixtures("naps")
 def test_a_fault_ends_well(faulty, name, fault, tmp_path, monkeypatch, request, record_property):
     command = COMMANDS[name]
     path, run = "tinker://run/weights/name", "run"

@@ -20,6 +20,7 @@ from tinkex.testing import invoke
 
 pytestmark = [
     pytest.mark.both_pools,
+    pytest.mark.usefixtures("naps"),
     pytest.mark.filterwarnings("ignore:Unverified HTTPS request"),
 ]
 
