@@ -36,6 +36,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(arguments, dict.fromkeys(found), indirect=["http_pool"])
 
 
+@pytest.mark.usefixtures("naps")
 def test_the_key_is_written_nowhere(faulty, name, fault, loud, tmp_path, home, monkeypatch):
     here, log = tmp_path / "here", tmp_path / "log.txt"
     here.mkdir()
