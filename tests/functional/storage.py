@@ -65,7 +65,7 @@ class Store:
     :ivar faults: one for each request for a file, as long as there are any.
     :ivar rate: bytes a second for each connection; 0 means as fast as it goes.
     :ivar sending: requests for files that are being answered.
-    :ivar down: answers to the API are cut off.
+    :ivar down: answers to the API are cut off; :attr:`refused` says that one was.
     """
 
     files: dict[str, bytes]
@@ -75,6 +75,7 @@ class Store:
     rate: int = 0
     down: bool = False
     go: threading.Event = field(default_factory=threading.Event)
+    refused: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
     signatures: int = 0
     sending: int = 0
@@ -96,6 +97,7 @@ class Store:
         if request.path.startswith("/files/"):
             return self._file(request, last)
         if self.down:
+            self.refused.set()
             return _cut(request.handler)
         if last == "external_weights_urls":
             return Reply({"urls": {name: self._signed(name) for name in self.files}})

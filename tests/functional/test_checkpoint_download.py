@@ -158,7 +158,7 @@ TROUBLE = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("trouble", TROUBLE)
-def test_trouble_in_the_middle_costs_no_byte(trouble, kind, tinkex, store, download, target):
+def test_trouble_in_the_middle_costs_no_byte(trouble, kind, tinkex, store, download, target, naps):
     store.files = {LARGE: FILES[LARGE]}
     store.faults = list(TROUBLE[trouble])
     tinkex(*download(kind))
@@ -170,12 +170,12 @@ def test_trouble_in_the_middle_costs_no_byte(trouble, kind, tinkex, store, downl
 
 
 @pytest.mark.parametrize("kind", TWO_KINDS)
-def test_a_network_that_stays_away(kind, tinkex, store, download, target):
+def test_a_network_that_stays_away(kind, tinkex, store, download, target, naps):
     target.mkdir()
     (target / LARGE).write_text("old")
     store.files = {LARGE: FILES[LARGE]}
     store.faults = [Fault(cut=HALF), *[Fault(cut=0)] * 6, *[Fault(403)] * 4]
-    words = download(kind, "--force", "--timeout", "1500")
+    words = download(kind, "--force")
     assert KEPT in tinkex(*words, code=1).stderr
     assert (target / LARGE).read_text() == "old"
     store.faults = []
@@ -187,10 +187,10 @@ def test_a_network_that_stays_away(kind, tinkex, store, download, target):
 
 
 @pytest.mark.parametrize("kind", TWO_KINDS)
-def test_another_file_of_the_same_name_is_not_mixed_in(kind, tinkex, store, download, target):
+def test_another_file_of_the_same_name_is_not_mixed_in(kind, tinkex, store, download, target, naps):
     store.files = {LARGE: FILES[LARGE]}
     store.faults = [Fault(cut=HALF), *[Fault(cut=0)] * 6]
-    tinkex(*download(kind, "--timeout", "1500"), code=1)
+    tinkex(*download(kind), code=1)
     store.faults = []
     store.files = {LARGE: large(3_000_000, seed=1)}
     tinkex(*download(kind))
@@ -417,7 +417,7 @@ def test_sync_outlives_lost_connections(tinkex, store, target):
     process = tinkex.start(f"checkpoint sync {RUN} {target} --watch --interval 1s")
     until((place / "tar" / LARGE).exists)
     store.down = True
-    time.sleep(1.5)  # longer than the interval: a poll falls into it
+    assert store.refused.wait(60)
     store.names, store.down = ["tar", "gz"], False
     until((place / "gz" / LARGE).exists)
     process.send_signal(signal.SIGINT)
