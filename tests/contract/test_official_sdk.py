@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.functional.conftest import serving_locally
 from tinkex.testing import invoke
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,32 +41,10 @@ def served(home: Path, key: str) -> Iterator[dict[str, str]]:
 
     It knows nothing of the machine's accounts and proxies.
     """
-    environ = {
-        "PATH": os.defpath,
-        "HOME": str(home),
-        "COLUMNS": "200",
-        "TINKEX_LOCAL_HOME": str(home / "state"),
-        "TINKER_TELEMETRY": "0",
-        "HF_HUB_OFFLINE": "1",
-    }
-    log = home / "server.log"
-    command = [sys.executable, "-m", "tinkex", "local", "serve", "--api-key", key]
-    with (
-        log.open("w") as stderr,
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environ
-        ) as process,
-    ):
-        assert process.stdout is not None
-        try:
-            url = process.stdout.readline().strip()
-            assert url, log.read_text()
-            yield environ | {"TINKER_BASE_URL": url}
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
-    assert process.returncode == 0
-    assert "Traceback" not in log.read_text()
+    environ = {"PATH": os.defpath, "HOME": str(home), "COLUMNS": "200"}
+    environ |= {"TINKER_TELEMETRY": "0", "HF_HUB_OFFLINE": "1"}
+    with serving_locally(home, key, environ) as service:
+        yield environ | {"TINKER_BASE_URL": service.url}
 
 
 def with_the_sdk(*words: str | Path, env: dict[str, str]) -> str:
