@@ -96,7 +96,7 @@ class Store:
         """Return what is at the address *name*."""
         if name not in ARCHIVES:
             return self.files[name]
-        return self.instead or _archive(name, *self.files.items())
+        return _archive(name, *self.files.items()) if self.instead is None else self.instead
 
     def answer(self, request: Request) -> Reply | None:
         *_, noun, last = request.path.split("/")
