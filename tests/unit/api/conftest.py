@@ -79,12 +79,13 @@ class Server:
         return [s for s in self.seen if s.path == path and method in (None, s.method)]
 
     def _answer(self, request: serving.Request) -> None:
+        is_binary = request.headers.get("content-type") == "application/x-protobuf"
         seen = Seen(
             request.method,
             request.path.removeprefix("/api/v1/"),
             request.query,
             request.headers,
-            request.json,
+            request.body if is_binary else request.json,
             time.monotonic(),
             request.handler.client_address[1],
         )
@@ -166,26 +167,3 @@ def connect(waits: list[Wait]) -> Iterator[Callable[..., ServiceClient]]:
 def client(server: Server, connect: Callable[..., ServiceClient]) -> ServiceClient:
     """A client of the scripted server."""
     return connect(server.url)
-
-
-@pytest.fixture
-def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Let every pause pass at once, and return how long each was meant to be."""
-    naps: list[float] = []
-    from tinkex.api.http import retry
-
-    class Clock:
-        offset = 0.0
-
-        def sleep(self, seconds: float) -> None:
-            naps.append(seconds)
-            Clock.offset += seconds
-
-        def monotonic(self) -> float:
-            return time.monotonic() + Clock.offset
-
-        def time(self) -> float:
-            return time.time() + Clock.offset
-
-    monkeypatch.setattr(retry, "time", Clock())
-    return naps
