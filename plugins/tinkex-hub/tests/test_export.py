@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import tracemalloc
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from tests import toy_models
 from tests.toy_models import ALPHA, EXPERTS, FAMILIES, HIDDEN, RANK, load, toy
 from tinkex.testing import Invocation, invoke
-from tinkex_hub import merge
+from tinkex_hub import merge, tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TYPES = ("float32", "bfloat16")
@@ -349,6 +350,25 @@ def test_large_matrices_are_merged_in_blocks_of_rows(
     case.export("--to", "merged")
     for name, whole in toy_models.merged(case.toy, case.weights, case.tensors).items():
         np.testing.assert_allclose(case.exported()[name], whole, rtol=0, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("to", ["peft", "merged"])
+def test_a_matrix_is_never_in_memory_as_a_whole(
+    to: str, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "_BLOCK", 64 * 1024)
+    monkeypatch.setattr(tensors, "_BLOCK", 64 * 1024)
+    monkeypatch.setattr(toy_models, "WORDS", 200_000)
+    case = world("qwen3", "float16")
+    whole = case.weights["model.embed_tokens.weight"].nbytes
+    case.export("--to", to)  # imports take memory, too
+    case.out = case.root / "out-again"
+    tracemalloc.start()
+    try:
+        case.export("--to", to)
+        assert tracemalloc.get_traced_memory()[1] < whole
+    finally:
+        tracemalloc.stop()
 
 
 def quantized(case: World) -> None:

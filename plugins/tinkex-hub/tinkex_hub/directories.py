@@ -62,7 +62,8 @@ def read_json(directory: Path, name: str) -> dict[str, Any]:
     :raises LocalError: it cannot be read, or is not a JSON object.
     """
     with open_file(directory, name) as file:
-        return json_object(file.read(_MAX_JSON), str(directory / name))
+        size = os.fstat(file.fileno()).st_size  # a buffer of the limit would be allocated at once
+        return json_object(file.read(min(size, _MAX_JSON)), str(directory / name))
 
 
 def json_object(content: bytes, label: str) -> dict[str, Any]:
