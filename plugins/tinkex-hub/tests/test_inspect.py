@@ -84,6 +84,7 @@ def test_a_screen_of_80_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert texts["PEFT"].startswith("loads a part")
     assert texts["vLLM"].startswith("does not load it")
     plain = inspect("adapter").stdout
+    assert "Modules:\n  self_attn.k_proj      2 layers" in plain
     assert "vLLM: does not load it\n  unexpected modules: model.unembed_tokens\n" in plain
 
 

@@ -15,6 +15,9 @@ from tinkex_hub.base_model import BaseModel
 from tinkex_hub.directories import read_json
 from tinkex_hub.tensors import TensorInfo
 
+#: Maximum seconds to wait for the first response of the Hub.
+_PATIENCE = 10.0
+
 
 def find(name: str, timeout: float, token: str | None = None) -> BaseModel:
     """Return the base model *name* from the cache of huggingface_hub, or from the Hub.
@@ -45,6 +48,8 @@ def find(name: str, timeout: float, token: str | None = None) -> BaseModel:
         logging.set_verbosity_error()
         get_session().timeout = timeout  # there is no timeout by default
         api = huggingface_hub.HfApi(endpoint=endpoint, token=token)
+        # Unlike downloads, this request is not repeated for half a minute without a network.
+        api.model_info(name, timeout=min(timeout, _PATIENCE))
         config = Path(api.hf_hub_download(name, base_model.CONFIG))
         found = api.get_safetensors_metadata(name)
     tensors: dict[str, TensorInfo] = {}

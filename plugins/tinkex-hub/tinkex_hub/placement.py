@@ -292,14 +292,15 @@ def _check(places: list[Place], base: BaseModel) -> None:
         for name, shape in expected(place, base):
             info = base.tensors.get(name)
             if info is not None and info.shape != shape and not base.is_quantized:
-                wrong.append(f"{name} {list(info.shape)} instead of {list(shape)}")
+                wrong.append(f"{name} has the shape {list(info.shape)}, its update {list(shape)}")
             is_packed = any(f"{name}{end}" in base.tensors for end in ("_packed", "_blocks"))
             if info is None and not is_packed:
                 missing.append(name)
     if missing or wrong:
-        what = "it has no" if missing else "shapes differ"
+        what = f"does not fit the adapter: {a_few(_starred(wrong), _SHOWN)}"
+        if missing:
+            what = f"lacks weights that the adapter changes: {a_few(_starred(missing), _SHOWN)}"
         raise UsageError(
-            f"the adapter does not fit the base model {base.name}; {what}: "
-            f"{a_few(_starred(missing or wrong), _SHOWN)}",
+            f"the base model {base.name} {what}",
             hint="Check that --base is the model that the adapter was trained for.",
         )
