@@ -21,6 +21,8 @@ ALLOWED = {
     "tinkex-http2": {"tinkex", "pyqwest"},
     "tinkex-hub": {"tinkex", "huggingface_hub"},
     "tinkex-lab": {"tinkex", "rich", "prompt_toolkit", "Jinja2"},
+    "tinkex-torch": {"tinkex-local", "numpy", "safetensors", "torch", "transformers"},
+    "tinkex-train": {"tinkex", "rich"},
     "tinkex-local": {
         *("tinkex", "bottle", "msgspec", "numpy", "onnxruntime-genai", "safetensors"),
         *("tokenizers", "waitress"),

@@ -6,12 +6,15 @@ Every command of tinkex and of the plugins in this tree is here, or among those 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.contract.dialects import scenarios
 
 #: Words of a command line that are filled in.
 PATH, RUN, OUT, MODEL = "{path}", "{run}", "{out}", "{model}"
-SESSION, PROMPTS, TEXTS = "{session}", "{prompts}", "{texts}"
+SESSION, PROMPTS = "{session}", "{prompts}"
+#: A file with a row to train on.
+ROWS = str(Path(__file__).with_name("rows.jsonl"))
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,12 @@ COMMANDS: dict[str, Talk] = {
         parts=True,
         keeps=("out", "out.batch.json", "out.failed.jsonl"),
     ),
+    "train sft": Talk(
+        ("train", "sft", ROWS, "--base-model", MODEL, "--rank", "1", "--output", OUT),
+        "Training",
+        waits=True,
+        unserved=True,
+    ),
     "run watch": Talk(("run", "watch", RUN), "Run watch", endless=True),
     "run wait": Talk(
         ("run", "wait", RUN, "--until", "checkpoint:?*", "--max-wait", "1h"), "Run wait"
@@ -119,7 +128,7 @@ COMMANDS: dict[str, Talk] = {
         waits=True,
         parts=True,
     ),
-    "score": Talk(("score", TEXTS, "--base-model", MODEL), "Scoring", waits=True),
+    "score": Talk(("score", ROWS, "--base-model", MODEL), "Scoring", waits=True),
     "hello": Talk(("hello",), "Hello"),
 }
 

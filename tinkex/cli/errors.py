@@ -119,8 +119,8 @@ FOREIGN = (
 #: Words that are not commands, separated by commas → the hint about them.
 _NO_COMMANDS = {
     "interactive, repl, shell": "Type 'tinkex' alone for the interactive shell.",
-    "finetune, fine-tune, train": "Training needs the official SDK; 'tinkex checkpoint' saves a "
-    "new adapter to start from.",
+    "finetune, fine-tune, train, sft": "'tinkex train sft' fine-tunes a model; its plugin: "
+    "pip install tinkex-train",
     "install, plugin install": "A plugin is a Python package: pip install NAME",
     "update, upgrade": "Update it as it was installed: pip install --upgrade tinkex",
 }
@@ -133,6 +133,7 @@ _PLUGIN_COMMANDS = {
     **dict.fromkeys(("chat", "compare", "grade", "score"), "tinkex-lab"),
     "local": "tinkex-local",
     "checkpoint push-hf": "tinkex-hub",
+    "train": "tinkex-train",
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from tinkex.settings import Settings
 
 __all__ = ["Command", "Lister", "ShowOne"]
+
+#: Options to leave out of the suggested command to resume → number of their values.
+_LEFT_OUT = {"--api-key": 1, "--force": 0, "--resume": 0}
 
 
 class _Bound(cliff.command.Command):
@@ -97,6 +101,11 @@ class _Bound(cliff.command.Command):
     def clear_progress(self) -> None:
         """Remove any progress from the terminal, before the command writes to standard output."""
         self.app.display.clear()
+
+    def resume_command(self) -> str:
+        """Return the command line that resumes this command: the same one, with ``--resume``."""
+        words = _without(self.app.words, _LEFT_OUT)
+        return shlex.join([self.app.NAME, *words, "--resume"])
 
     def confirm(self, question: str, *, assume_yes: bool = False) -> None:
         """Ask *question*; return if the answer is yes.
@@ -428,6 +437,21 @@ def _checked(rows: Iterable[Any], names: Sequence[str]) -> Iterator[Sequence[Any
             count = f"{len(values)} values for {len(names)} columns"
             raise ValueError(f"a row has {count}: {', '.join(names)}")
         yield values
+
+
+def _without(words: Sequence[str], options: Mapping[str, int]) -> list[str]:
+    """Return *words* without *options* and the words after each that belong to it."""
+    kept: list[str] = []
+    skip = 0
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if skip:
+            skip -= 1
+        elif name in options:
+            skip = 0 if equals else options[name]
+        else:
+            kept.append(word)
+    return kept
 
 
 def _normal(name: str) -> str:

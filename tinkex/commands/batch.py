@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -53,8 +52,6 @@ _DECISIVE = (
     *("base_model", "model_path", "max_tokens", "temperature", "top_k", "top_p", "seed"),
     *("stop", "num_samples", "tokenizer", "with_tokens"),
 )
-#: Options to leave out of the suggested command to resume → number of their values.
-_LEFT_OUT = {"--api-key": 1, "--force": 0, "--resume": 0}
 #: Number of consecutive rows failed by the service after which the batch ends.
 _GIVE_UP = 20
 #: Errors that would occur for every other row too.
@@ -455,10 +452,9 @@ class _Batch:
         if isinstance(end, PromptsChanged):  # --resume would refuse them
             say(f"{file.done} rows are in {file.name}")
         elif end is not None or summary.failed:
-            words = _without(self.command.app.words, _LEFT_OUT)
             where = "the original file" if isinstance(end, ResultsMoved) else file.name
             say(f"{file.done} rows are in {where}. To resume:")
-            say(f"  {shlex.join([self.command.app.NAME, *words, '--resume'])}")
+            say(f"  {self.command.resume_command()}")
         else:
             say(f"Results written to {file.name}")
 
@@ -484,18 +480,3 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def _concurrency(text: str) -> int | None:
     return None if text == "auto" else integer(1, MAX_CONCURRENCY)(text)
-
-
-def _without(words: Sequence[str], options: Mapping[str, int]) -> list[str]:
-    """Return *words* without *options* and the words after each that belong to it."""
-    kept: list[str] = []
-    skip = 0
-    for word in words:
-        name, equals, _ = word.partition("=")
-        if skip:
-            skip -= 1
-        elif name in options:
-            skip = 0 if equals else options[name]
-        else:
-            kept.append(word)
-    return kept

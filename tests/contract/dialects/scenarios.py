@@ -121,6 +121,16 @@ SCENARIOS = {
         on={"local": r're:\{\n  "sequences": \[\n    \{\n      "tokens": \[\n(.|\n)*'},
         operation="Sampling",
     ),
+    "train sft": Scenario(
+        "train sft {rows} --base-model {model} --tokenizer {tokenizer} --output {tmp}/run "
+        "-f value -c steps -c state_path",
+        r"re:1\ntinker://[^/]+/weights/final\n",
+        refused={
+            "local": "No installed engine trains {model}; 'pip install tinkex-torch' adds one for "
+            "Hugging Face models (HTTP 400)"
+        },
+        operation="Training",
+    ),
     "run list": Scenario("run list", "{run}\t{model}\n"),
     "run info": Scenario("run info {run} -f value -c training_run_id", "{run}\n"),
     "checkpoint download (of training)": Scenario(

@@ -250,7 +250,7 @@ class Checkpoints:
 
         :raises tinkex.exceptions.UsageError: it does not; raised before a run is created.
         """
-        from tinkex.api.resources import training
+        from tinkex.api.training import client as training
 
         training.check_name(self._transport, name)
 

@@ -73,7 +73,7 @@ class Score(Lister):
     plain_columns = column_names
     droppable = ("model", "base_model", "failed", "rows", "tokens")
     examples = (
-        "tinkex score held-out.jsonl --model-path run-123:final --base-model Qwen/Qwen3-8B",
+        "tinkex score data.jsonl --base-model Qwen/Qwen3-8B --model-path run-123:final",
         "tinkex score held-out.jsonl --model-path @latest --fail-above 1.8",
     )
 

@@ -208,26 +208,26 @@ def test_every_known_field_is_read_and_others_are_skipped():
         + field(3, 2)
         + field(4, 2)
     )
-    unknown = field(6, 3) + b"\x49" + b"\0" * 8 + b"\x55" + b"\0" * 4 + field(15, b"later")
+    unknown = field(9, 3) + b"\x49" + b"\0" * 8 + b"\x55" + b"\0" * 4 + field(15, b"later")
     message = (
-        field(1, sequence + field(4, topk) + unknown)
-        + field(1, field(2, ints(9)))
+        field(1, sequence + unknown)
+        + field(1, field(2, ints(9)) + field(4, topk))
         + field(2, floats(float("nan"), -0.25))
         + field(3, topk)
         + unknown
     )
+
+    def rest(reason, table):
+        return {"stop_reason": reason, "topk_logprobs": table}
+
+    table = [[[4, -1.0], [5, -2.0]], [[6, -3.0]]]
     assert protobuf.sample_response(message) == {
         "sequences": [
-            {
-                "tokens": [8, -1],
-                "logprobs": [-0.5, -1.5],
-                "stop_reason": "length",
-                "topk_logprobs": [[[4, -1.0], [5, -2.0]], [[6, -3.0]]],
-            },
-            {"tokens": [9], "logprobs": None, "stop_reason": "stop"},
+            {"tokens": [8, -1], "logprobs": [-0.5, -1.5], **rest("length", None)},
+            {"tokens": [9], "logprobs": None, **rest("stop", table)},
         ],
         "prompt_logprobs": [None, -0.25],
-        "topk_prompt_logprobs": [[[4, -1.0], [5, -2.0]], [[6, -3.0]]],
+        "topk_prompt_logprobs": table,
         "type": "sample",
     }
 
