@@ -13,7 +13,7 @@ from tests.contract.dialects import scenarios
 #: Words of a command line that are filled in.
 PATH, RUN, OUT, MODEL = "{path}", "{run}", "{out}", "{model}"
 SESSION, PROMPTS = "{session}", "{prompts}"
-#: A file with a row to train on.
+#: A file with a row to train on, or to score.
 ROWS = str(Path(__file__).with_name("rows.jsonl"))
 
 
@@ -73,6 +73,8 @@ COMMANDS: dict[str, Talk] = {
         unserved=True,
         parts=True,
     ),
+    "checkpoint export": Talk(("checkpoint", "export", PATH, "--output", OUT), "Checkpoint export"),
+    "checkpoint inspect": Talk(("checkpoint", "inspect", PATH), "Checkpoint inspect"),
     "checkpoint sync": Talk(("checkpoint", "sync", RUN, OUT), "Checkpoint sync"),
     "checkpoint set-ttl": Talk(
         ("checkpoint", "set-ttl", PATH, "--ttl", "7d"), "Checkpoint set-ttl"
