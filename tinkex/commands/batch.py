@@ -15,7 +15,7 @@ from tinkex.columns import Dollars, heading, json_text, plain_text
 from tinkex.commands.arguments import add_formats, add_model_options, check_stdin
 from tinkex.commands.base import Command
 from tinkex.commands.billing import add_prices, find_prices
-from tinkex.commands.run import (
+from tinkex.commands.sampling import (
     add_chat_options,
     add_sampling_options,
     checked_model,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tinkex.columns import Structure, plain_text, printable
 from tinkex.commands import arguments
 from tinkex.commands.base import Lister
-from tinkex.commands.run import add_chat_options
+from tinkex.commands.sampling import add_chat_options
 from tinkex.exceptions import UsageError
 
 if TYPE_CHECKING:

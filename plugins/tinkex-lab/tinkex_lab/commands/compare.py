@@ -13,9 +13,9 @@ from typing import Any
 
 from tinkex.columns import plain_text
 from tinkex.commands.base import Lister
+from tinkex.commands.batch import BatchRun
+from tinkex.commands.batch_prompts import PromptSource
 from tinkex.commands.sampling import (
-    BatchRun,
-    PromptSource,
     add_chat_options,
     add_sampling_options,
     checked_model,
