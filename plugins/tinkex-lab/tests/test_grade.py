@@ -156,7 +156,9 @@ def test_fail_under_sets_the_exit_code_after_the_result(grade):
 def test_rows_that_were_not_sampled_are_reported(grade, tmp_path: Path):
     (tmp_path / "answers.failed.jsonl").write_text('{"id": "q7"}\n')
 
-    assert "Not graded: 1 rows that were not sampled" in grade("--check", "regex:.").stderr
+    assert (
+        "Rows without samples, which are not graded: 1; see" in grade("--check", "regex:.").stderr
+    )
 
 
 def test_results_can_come_from_standard_input():
