@@ -75,11 +75,14 @@ class TrainingState:
         weights.addcdiv_(self.first, denominator, value=-rate / (1 - beta1**self.steps))
         return {"unclipped_grad_l2:mean": float(norm)}
 
-    def save_optimizer(self, directory: Path) -> None:
-        """Write the state of the optimizer.
+    def save(self, directory: Path, *, optimizer: bool) -> None:
+        """Write the adapter, and the state of the optimizer if *optimizer*.
 
-        :raises OSError: the file cannot be written.
+        :raises OSError: a file cannot be written.
         """
+        self.adapter.write(directory)
+        if not optimizer:
+            return
         tensors = {
             prefix + name: tensor
             for prefix, vector in zip(_MOMENTS, (self.first, self.second), strict=True)
@@ -88,7 +91,7 @@ class TrainingState:
         save(directory / OPTIMIZER, tensors | {"step": torch.tensor(self.steps)}, {"format": "pt"})
 
     def load_optimizer(self, directory: Path) -> None:
-        """Read the state that :meth:`save_optimizer` wrote.
+        """Read the state that :meth:`save` wrote.
 
         :raises OperationError: the file is missing, damaged, or of another adapter.
         """

@@ -69,7 +69,10 @@ def sample(
 
 
 class _Scores:
-    """The log-probabilities of the prompt."""
+    """The log-probabilities of the prompt.
+
+    :ivar first: position of the first token to score; the number of tokens if none is.
+    """
 
     def __init__(self, spec: SampleSpec) -> None:
         self._spec = spec
