@@ -24,7 +24,6 @@ from tinkex_torch.adapter import Adapter
 from tinkex_torch.base import BaseModel
 
 pytestmark = pytest.mark.train
-CPU = torch.device("cpu")
 #: No two sizes are equal, so that no shape fits by accident.
 SIZES = {
     "vocab_size": 90,
@@ -68,8 +67,8 @@ def random_model(kind: str, directory: Path) -> Any:
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "gemma2"])
 def test_other_architectures_equal_transformers_and_peft(kind, tmp_path):
     plain = random_model(kind, tmp_path)
-    base = BaseModel(tmp_path / "base", CPU)
-    adapter = Adapter.read(tmp_path / "adapter", CPU)
+    base = BaseModel(tmp_path / "base", "cpu")
+    adapter = Adapter.read(tmp_path / "adapter", base.device)
     base.check(adapter)
     data = [example(length, length) for length in (20, 13)]
     for datum in data:

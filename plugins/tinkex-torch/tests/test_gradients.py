@@ -19,18 +19,17 @@ from tinkex_torch.base import BaseModel
 from tinkex_torch.engine import BUILT_IN
 
 pytestmark = pytest.mark.train
-CPU = torch.device("cpu")
 LENGTHS = (5, 17, 9, 17, 1)
 
 
 @pytest.fixture(scope="module")
 def base() -> BaseModel:
-    return BaseModel(BUILT_IN["tinkex/baker-street-2M"], CPU)
+    return BaseModel(BUILT_IN["tinkex/baker-street-2M"], "cpu")
 
 
 @pytest.fixture(scope="module")
-def adapter(trained: Path) -> Adapter:
-    return Adapter.read(trained, CPU)
+def adapter(base: BaseModel, trained: Path) -> Adapter:
+    return Adapter.read(trained, base.device)
 
 
 def plain_loss(name: str, lp: Any, inputs: Mapping[str, Any], config: Mapping[str, float]) -> Any:

@@ -94,15 +94,13 @@ class Adapter:
         """
         tensors = self.split(vector)
         found: Factors = {}
-        for name, first in tensors.items():
-            if name.endswith(_SUFFIXES[0]) and name.startswith(_PREFIX):
-                module = name.removesuffix(_SUFFIXES[0])
-                second = tensors.get(module + _SUFFIXES[1])
-                if second is not None:
-                    found[module.removeprefix(_PREFIX)] = first, second
-        if 2 * len(found) != len(tensors):
-            known = {_PREFIX + module + suffix for module in found for suffix in _SUFFIXES}
-            raise OperationError(f"the adapter has an unknown tensor: {min(set(tensors) - known)}")
+        for name in [name for name in tensors if name.endswith(_SUFFIXES[0])]:
+            module = name.removesuffix(_SUFFIXES[0])
+            second = tensors.pop(module + _SUFFIXES[1], None)
+            if second is not None:
+                found[module.removeprefix(_PREFIX)] = tensors.pop(name), second
+        if tensors:
+            raise OperationError(f"the adapter has an unknown tensor: {min(tensors)}")
         return found
 
 

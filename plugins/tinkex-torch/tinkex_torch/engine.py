@@ -23,8 +23,6 @@ from tinkex_local.problems import OperationError
 from tinkex_local.state.models import DEFAULT_MODEL, LocalModel
 
 if TYPE_CHECKING:
-    import torch
-
     from tinkex_torch.adapter import Adapter
     from tinkex_torch.base import BaseModel
     from tinkex_torch.runs import Runs
@@ -45,11 +43,15 @@ Value = TypeVar("Value")
 
 
 class TorchEngine(TrainingEngine):
-    """Samples and trains with PyTorch; the base model's weights are float32 except on CUDA."""
+    """Samples and trains with PyTorch; the base model's weights are float32 except on CUDA.
+
+    :param device: a name of PyTorch's; by default the best device of this machine.
+    """
 
     name = "torch"
 
-    def __init__(self) -> None:
+    def __init__(self, device: str | None = None) -> None:
+        self._device = device
         self._models: dict[Path, BaseModel] = {}
         self._adapters: dict[tuple[Path, Path], Adapter] = {}
         # OpenMP keeps a team of threads for each thread that has computed. A server has about a
@@ -186,26 +188,19 @@ class TorchEngine(TrainingEngine):
 
         return Runs()
 
-    @cached_property
-    def _device(self) -> torch.device:
-        from tinkex_torch.base import choose_device
-
-        return choose_device()
-
     def _base(self, model: LocalModel) -> BaseModel:
         from tinkex_torch.base import BaseModel
 
-        directory = _directory(model)
-        return _recent(
-            self._models, directory, lambda: BaseModel(directory, self._device), limit=MODELS
-        )
+        path = _directory(model)
+        return _recent(self._models, path, lambda: BaseModel(path, self._device), limit=MODELS)
 
     def _adapter(self, model: LocalModel, directory: Path) -> Adapter:
         from tinkex_torch.adapter import Adapter
 
         def read() -> Adapter:
-            adapter = Adapter.read(directory, self._device)
-            self._base(model).check(adapter)
+            base = self._base(model)
+            adapter = Adapter.read(directory, base.device)
+            base.check(adapter)
             return adapter
 
         return _recent(self._adapters, (_directory(model), directory), read, limit=ADAPTERS)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import DynamicCache
 
 from tinkex_local.engines import SampleResult, SampleSpec, Sequence
 from tinkex_local.engines.sampling import best, choose, log_softmax
@@ -30,7 +31,7 @@ class Reader:
         self.base = base
         self._factors = adapter.factors(adapter.vector) if adapter else {}
         self._scale = adapter.scale if adapter else 1.0
-        self._cache = base.new_cache()
+        self._cache = DynamicCache(config=base.config)
 
     def read(self, rows: list[list[int]], *, last: int = 0) -> NDArray[Any]:
         """Process the same number of tokens for each sequence; see :meth:`BaseModel.logits`."""
