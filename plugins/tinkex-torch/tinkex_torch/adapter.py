@@ -19,6 +19,11 @@ from tinkex_local.state.adapter import CONFIG, TENSORS
 _PREFIX = "base_model.model."
 _SUFFIXES = (".lora_A.weight", ".lora_B.weight")
 
+#: What reading a file raises that is missing, damaged, or something else.
+DAMAGE: tuple[type[Exception], ...] = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
+    *(RuntimeError, SafetensorError),
+)
 #: Module name → its two factors: A (rank, inputs) and B (outputs, rank).
 Factors = dict[str, tuple[Tensor, Tensor]]
 
@@ -55,7 +60,7 @@ class Adapter:
             adapter = cls(config, {name: tensors[name].shape for name in sorted(tensors)})
             adapter.vector = adapter.joined(tensors)
             return adapter
-        except (OSError, ValueError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        except DAMAGE as error:
             raise OperationError(f"the adapter in {directory} is damaged: {error}") from error
 
     def write(self, directory: Path) -> None:

@@ -216,8 +216,8 @@ def _recent(
     """Return ``values[key]``, created if missing; keep the *limit* most recently used."""
     value = values.pop(key, None)
     if value is None:
+        while len(values) >= limit:
+            del values[next(iter(values))]
         value = create()
     values[key] = value
-    while len(values) > limit:
-        del values[next(iter(values))]
     return value

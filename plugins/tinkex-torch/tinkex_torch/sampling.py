@@ -38,8 +38,7 @@ class Reader:
         tokens = torch.tensor(rows, device=self.base.device)
         with torch.no_grad(), self.base.adapted(self._factors, self._scale):
             logits = self.base.logits(tokens, cache=self._cache, last=last)
-        values: NDArray[Any] = logits.cpu().numpy()
-        return values
+        return np.asarray(logits.cpu())
 
     def repeated(self, count: int) -> Reader:
         """Return a reader of *count* sequences that all begin with this one."""
@@ -110,8 +109,7 @@ def _read_prompt(
             if scores.first <= position < len(prompt):
                 scores.add(row)
         yield
-    after: NDArray[Any] = rows[-1]
-    return after
+    return np.asarray(rows[-1])
 
 
 def _continue(
