@@ -40,7 +40,8 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
     exceptions.TargetInUse: "Wait for it, or choose another path with --output.",
     exceptions.SharedName: "Add --force if both may be changed or lost.",
     exceptions.TokenizerError: f"{_TOKENIZER}, or give the prompt as token ids.",
-    exceptions.ChatTemplateError: f"{_TOKENIZER}, or give the prompt as text.",
+    exceptions.ChatTemplateError: "Base models have none: give the tokenizer of a chat model of "
+    "the same family with --tokenizer, or sample text instead of messages.",
     LocalError: "Check the name, the permissions and the free space.",
     exceptions.Unreachable: "Check the base URL: tinkex config show.",
     exceptions.TLSError: "Check the base URL: tinkex config show.",
@@ -59,6 +60,7 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
         _hint_for_resource(error) or "See 'tinkex checkpoint list' or 'tinkex run list'."
     ),
     exceptions.NotOffered: "Check which server this is: tinkex config show.",
+    exceptions.LogprobsUnavailable: "Leave the option out, or use a server that returns them.",
     exceptions.Conflict: "See the current state with 'tinkex checkpoint info'.",
     exceptions.RateLimited: "Wait a while, or send fewer concurrent requests.",
 }
@@ -91,8 +93,10 @@ FOREIGN = (
     ("-f", "-o --output --output-format"),
     *((f"-f {name}", f"--{name}") for name in ("csv", "plain", "table", "yaml")),
     ("-f plain", "--tsv"),
-    ("run", "chat complete generate sample"),
+    ("run", "complete generate sample"),
     ("checkpoint", "save create"),
+    ("config set", "set"),
+    ("tokens encode", "tokenize"),
     ("auth login", "api-key configure init key setup signin token"),
     ("complete", "completion"),
     ("billing usage", "cost usage"),
@@ -126,6 +130,7 @@ _FIRST_NOUNS = ("checkpoint", "run")
 _TEXT_OPTIONS = {"run": "--prompt"}
 #: Commands of this project's plugins, which may not be installed → the plugin.
 _PLUGIN_COMMANDS = {
+    **dict.fromkeys(("chat", "compare", "grade", "score"), "tinkex-lab"),
     "local": "tinkex-local",
     "checkpoint push-hf": "tinkex-hub",
     "train": "tinkex-train",

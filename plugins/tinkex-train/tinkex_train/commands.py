@@ -49,8 +49,8 @@ class SftTrain(ShowOne):
     )
     examples = (
         "tinkex train sft data.jsonl --base-model Qwen/Qwen3-8B --dry-run",
-        "tinkex train sft data.jsonl --base-model Qwen/Qwen3-8B --output runs/first",
-        "tinkex train sft data.jsonl --base-model Qwen/Qwen3-8B --output runs/first --resume",
+        "tinkex train sft data.jsonl --base-model Qwen/Qwen3-8B -o runs/first",
+        "tinkex train sft data.jsonl --base-model Qwen/Qwen3-8B -o runs/first --resume",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
