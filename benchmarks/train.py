@@ -56,11 +56,18 @@ class Loop:
 
 
 @contextmanager
-def started(argv: list[str], **environ: str) -> Iterator[subprocess.Popen[str]]:
+def started(
+    argv: list[str], stderr: int | None = None, **environ: str
+) -> Iterator[subprocess.Popen[str]]:
     """Run a process, and end it."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("TINKE", "XDG_"))}
     with subprocess.Popen(
-        argv, env=kept | environ, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        argv,
+        env=kept | environ,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
     ) as process:
         try:
             yield process
@@ -73,9 +80,9 @@ def measure(rounds: int, steps: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {name: [] for name in NAMES}
     with ExitStack() as stack:
         home = stack.enter_context(tempfile.TemporaryDirectory())
-        serve = [sys.executable, "-m", "tinkex", "local", "serve", "--quiet", "--api-key", KEY]
+        serve = [sys.executable, "-m", "tinkex", "local", "serve", "--api-key", KEY]
         common = {"HOME": home, "HF_HUB_OFFLINE": "1"}
-        server = stack.enter_context(started(serve, **common))
+        server = stack.enter_context(started(serve, subprocess.DEVNULL, **common))
         assert server.stdout is not None
         common |= {"TINKER_BASE_URL": server.stdout.readline().strip(), "TINKER_API_KEY": KEY}
         loops = {}

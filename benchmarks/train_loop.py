@@ -80,7 +80,7 @@ def tinkex() -> Callable[[], object]:
     """Return a step with tinkex.api."""
     from tinkex.api import AdamParams, Datum, ServiceClient
 
-    client = ServiceClient.from_environment().create_lora_training_client(MODEL, rank=RANK)
+    client = ServiceClient().create_lora_training_client(MODEL, rank=RANK)
     data = [
         Datum(row[:-1].tolist(), {"target_tokens": row[1:].tolist(), "weights": [1.0] * LENGTH})
         for row in batch()

@@ -23,7 +23,7 @@ project_copyright = "the tinkex authors"
 version = release = tinkex.__version__
 
 # The manual describes these plugins; tinkex-hello is an example.
-os.environ["TINKEX_PLUGINS"] = "tinkex-local,tinkex-hub"
+os.environ["TINKEX_PLUGINS"] = "tinkex-local,tinkex-hub,tinkex-train,tinkex-lab"
 
 extensions = ["cliff.sphinxext", "sphinx.ext.autodoc"]
 html_theme = "furo"

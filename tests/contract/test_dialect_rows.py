@@ -21,17 +21,18 @@ from tests.contract.dialects.wire import listening
 from tests.weights import weights
 from tinkex import exceptions
 from tinkex.api import (
+    AdamParams,
     AdapterMismatch,
-    SampleResponse,
+    Datum,
     SamplingParams,
     ServiceClient,
-    TrainingClient,
 )
 from tinkex.api.http.transport import Request
 from tinkex.settings import Settings
 from tinkex.testing import invoke
 
 PAGE = Path(__file__).resolve().parents[2] / "doc" / "source" / "explanation" / "dialects.rst"
+DATUM = Datum([1, 2], {"target_tokens": [2, 3], "weights": [0.0, 1.0]})
 ALL = (Official, SkyRL, SkyRLMain, TuFT)
 Connect = Callable[..., ServiceClient]
 
@@ -166,17 +167,14 @@ def test_length_and_stop_strings(server, connect):
 
 
 def test_prompt_logprobs(server, connect):
-    client = connect(server)
-    sampling = client.create_sampling_client(base_model=MODEL)
-    body = {
-        "sampling_session_id": sampling.sampling_session_id,
-        "num_samples": 1,
-        "prompt": {"chunks": [{"type": "encoded_text", "tokens": [1, 2, 3]}]},
-        "sampling_params": SamplingParams().body(),
-        "prompt_logprobs": True,
-    }
-    result = sampling._result(body, 3, client.deadline("sampling"))
-    assert SampleResponse.from_json(result, 3).prompt_logprobs == (None, -1.0, -2.0)
+    sampling = connect(server).create_sampling_client(base_model=MODEL)
+    found = sampling.sample([1, 2, 3], prompt_logprobs=True)
+    assert found.prompt_logprobs == (None, -1.0, -2.0)
+    # Servers that do not know this member refuse or ignore it.
+    found = sampling.sample([1, 2, 3], prompt_logprobs_last_n=1)
+    assert found.prompt_logprobs == (None, None, -2.0)
+    with pytest.raises(exceptions.LogprobsUnavailable, match="alternatives to the sampled tokens"):
+        sampling.sample([1, 2, 3], topk_logprobs=2)
 
 
 def test_base_model_check(server, connect):
@@ -185,7 +183,7 @@ def test_base_model_check(server, connect):
     assert bodies(server, "create_model") == []
 
 
-def test_unknown_ids(server, connect):
+def test_unknown_ids(server, connect, naps):
     client = connect(server)
     with pytest.raises(exceptions.NotFound, match="nope"):
         client.runs.get("nope")
@@ -265,9 +263,24 @@ def test_path_of_a_sampler(server, connect):
     assert str(sampling.model_path) == server.sampling
 
 
-def test_training_metrics():
-    # Nothing to put right as long as tinkex makes no training steps.
-    assert not hasattr(TrainingClient, "forward_backward")
+def test_training_data(server, connect):
+    training = connect(server).create_lora_training_client(MODEL)
+    for _ in range(2):
+        training.forward_backward([DATUM]).result()
+
+    json, protobuf = "application/json", "application/x-protobuf"
+    sent = [s.headers["content-type"] for s in server.requests("POST", "forward_backward")]
+    assert sent == ([protobuf, json, json] if type(server) is SkyRL else [protobuf, protobuf])
+
+
+def test_training_metrics(server, connect):
+    training = connect(server).create_lora_training_client(MODEL)
+
+    loss, step = training.forward_backward([DATUM]), training.optim_step(AdamParams(1e-3))
+
+    assert loss.result().outputs == [{"logprobs": [-1.5, -1.5]}]
+    assert loss.result().metrics == server.loss_metrics
+    assert step.result() == {}
 
 
 def test_key_check(connect):

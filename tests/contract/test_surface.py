@@ -33,6 +33,7 @@ MODULES = (
     "tinkex.columns",
     "tinkex.commands.arguments",
     "tinkex.commands.base",
+    "tinkex.commands.sampling",
     "tinkex.exceptions",
     "tinkex.files",
     "tinkex.httppools",

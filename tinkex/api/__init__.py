@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from tinkex.api.sampling.supervised import SupervisedExample as SupervisedExample
     from tinkex.api.sampling.tokenizer import Tokenizer as Tokenizer
     from tinkex.api.sampling.tokenizer import load_tokenizer as load_tokenizer
+    from tinkex.api.sampling.types import Logprobs as Logprobs
     from tinkex.api.sampling.types import SampledRow as SampledRow
     from tinkex.api.sampling.types import SampledSequence as SampledSequence
     from tinkex.api.sampling.types import SampleResponse as SampleResponse
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from tinkex.api.transfer.download import Download as Download
     from tinkex.api.transfer.download import DownloadResult as DownloadResult
     from tinkex.api.transfer.progress import Progress as Progress
+    from tinkex.api.transfer.remote import RemoteFiles as RemoteFiles
     from tinkex.api.transfer.verify import VerifiedFile as VerifiedFile
     from tinkex.api.transfer.verify import verify as verify
 
@@ -83,12 +85,13 @@ _NAMES = {
     "sampling.dataset": "SupervisedRow read_supervised_rows",
     "sampling.supervised": "ExampleBuilder SupervisedExample",
     "sampling.tokenizer": "Tokenizer load_tokenizer",
-    "sampling.types": "SampledRow SampledSequence SampleResponse SampleRow SamplingParams",
+    "sampling.types": "Logprobs SampledRow SampledSequence SampleResponse SampleRow SamplingParams",
     "training.client": "SavedWeights TrainingClient",
     "training.types": "AdamParams Datum ForwardBackwardResult TrainingFuture",
     "transfer.adapter": "AdapterMismatch",
     "transfer.download": "Download DownloadResult",
     "transfer.progress": "Progress",
+    "transfer.remote": "RemoteFiles",
     "transfer.verify": "VerifiedFile verify",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -11,6 +11,7 @@ import pytest
 
 from tests.training import LORA, MODEL, with_peft, write_adapter
 from tinkex_local.engines import Run
+from tinkex_torch.engine import TorchEngine  # sets what OpenMP reads when PyTorch is imported
 
 # make test needs no PyTorch: without it, these files are not even read.
 if not importlib.util.find_spec("torch"):
@@ -19,8 +20,6 @@ if not importlib.util.find_spec("torch"):
 
 @pytest.fixture(scope="session")
 def engine() -> Any:
-    from tinkex_torch.engine import TorchEngine
-
     return TorchEngine()
 
 

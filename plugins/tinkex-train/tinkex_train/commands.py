@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex.commands.arguments import checkpoint_path
 from tinkex.commands.base import ShowOne
-from tinkex.exceptions import Terminated, TinkexError, TokenizerError, UsageError
+from tinkex.exceptions import TinkexError, TokenizerError, UsageError
 from tinkex.options import integer, non_empty, number
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class SftTrain(ShowOne):
     )
     examples = (
         "tinkex train sft data.jsonl --base-model Qwen/Qwen3-8B --dry-run",
-        "tinkex train sft data.jsonl --base-model Qwen/Qwen3-8B --output runs/first",
-        "tinkex train sft data.jsonl --base-model Qwen/Qwen3-8B --output runs/first --resume",
+        "tinkex train sft data.jsonl --base-model Qwen/Qwen3-8B -o runs/first",
+        "tinkex train sft data.jsonl --base-model Qwen/Qwen3-8B -o runs/first --resume",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -65,7 +65,9 @@ class SftTrain(ShowOne):
         _add_data_options(parser)
         _add_training_options(parser)
         parser.add_argument(
-            "--output", metavar="<dir>", help="directory for the metrics and checkpoints of the run"
+            *("-o", "--output"),
+            metavar="<dir>",
+            help="directory for the metrics and checkpoints of the run",
         )
         parser.add_argument("--resume", action="store_true", help="resume an interrupted run")
         parser.add_argument(
@@ -85,7 +87,9 @@ class SftTrain(ShowOne):
                 hint="Use --resume to resume it, or choose another directory with --output.",
             )
         job = self._job(parsed_args)
-        return self._preview(job) if log is None else self._train(parsed_args, job, log)
+        if log is None:
+            return self._preview(parsed_args, job)
+        return self._train(parsed_args, job, log)
 
     def _check(self, parsed_args: argparse.Namespace) -> None:
         if bool(parsed_args.base_model) == bool(parsed_args.model_path):
@@ -153,13 +157,14 @@ class SftTrain(ShowOne):
                 raise
         return None
 
-    def _preview(self, job: _Job) -> Any:
+    def _preview(self, parsed_args: argparse.Namespace, job: _Job) -> Any:
         from tinkex_train import preview
 
-        if not getattr(self.app_args, "quiet", False):
-            preview.show(job.data, job.tokenizer, self.app.stderr)
         data = job.data
-        shown = {
+        is_json = parsed_args.formatter == "json"
+        if not is_json and not getattr(self.app_args, "quiet", False):
+            preview.show(data, job.tokenizer, self.app.stderr)
+        shown: dict[str, Any] = {
             "rows": data.rows,
             "examples": len(data.examples),
             "truncated": data.truncated,
@@ -171,6 +176,8 @@ class SftTrain(ShowOne):
             "steps": job.plan.batches.steps,
             "learning_rate": job.plan.learning_rate,
         }
+        if is_json:
+            shown["preview"] = preview.records(data, job.tokenizer)
         return tuple(shown), tuple(shown.values())
 
     def _train(self, parsed_args: argparse.Namespace, job: _Job, log: RunDirectory) -> Any:
@@ -222,9 +229,10 @@ class SftTrain(ShowOne):
         )
         try:
             summary = trainer.run()
-        except (TinkexError, KeyboardInterrupt, Terminated):
+        except (TinkexError, KeyboardInterrupt, SystemExit):
             if log.last_checkpoint():
-                self.status(f"To resume:\n  {self.resume_command()}")
+                self.status("To resume:")
+                self.status(f"  {self.resume_command()}")
             raise
         losses = summary.losses
         if losses:

@@ -23,7 +23,6 @@ from tinkex.exceptions import (
     InvalidResponse,
     LocalError,
     OperationFailed,
-    Terminated,
     TinkexError,
     Unreachable,
 )
@@ -138,7 +137,7 @@ class Trainer:
         try:
             self._train()
             self._save(self._plan.name, is_final=True)
-        except (KeyboardInterrupt, Terminated, LocalError):
+        except (KeyboardInterrupt, SystemExit, LocalError):
             self._save_interrupted()
             raise
         finally:
@@ -193,7 +192,9 @@ class Trainer:
         summary, batches = self.summary, self._plan.batches
         if not math.isfinite(loss):
             raise OperationFailed(
-                f"the loss of step {step.number} is not a number", category="user"
+                f"the loss of step {step.number} is not a number",
+                hint="Train with a lower learning rate: --learning-rate.",
+                category="user",
             )
         summary.steps = step.number + 1
         summary.tokens += step.tokens

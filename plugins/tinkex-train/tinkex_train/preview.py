@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tinkex.columns import printable
 from tinkex_train.data import DataSet
@@ -28,13 +28,21 @@ def segments(tokenizer: Tokenizer, example: SupervisedExample) -> Iterator[tuple
         before = tokens
 
 
+def records(data: DataSet, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Return the first examples as JSON: their place, and pairs of text and weight."""
+    return [
+        {"where": place, "segments": [list(pair) for pair in segments(tokenizer, example)]}
+        for place, example in _first(data)
+    ]
+
+
 def show(data: DataSet, tokenizer: Tokenizer, stream: TextIO) -> None:
     """Write the first examples to *stream*, trained text in green, or in ⟦⟧ without colour."""
     from rich.console import Console
     from rich.text import Text
 
     console = Console(file=stream, highlight=False, soft_wrap=True)
-    for place, example in list(zip(data.places, data.examples, strict=True))[:SHOWN]:
+    for place, example in _first(data):
         text = Text(f"{place}: {example.num_trained} of {len(example.tokens)} tokens trained\n")
         for piece, weight in segments(tokenizer, example):
             piece = printable(piece, keep="\n\t")
@@ -42,6 +50,10 @@ def show(data: DataSet, tokenizer: Tokenizer, stream: TextIO) -> None:
                 piece = f"⟦{piece}⟧"
             text.append(piece, style="green" if weight else "dim")
         console.print(text, end="\n\n")
+
+
+def _first(data: DataSet) -> list[tuple[str, SupervisedExample]]:
+    return list(zip(data.places[:SHOWN], data.examples[:SHOWN], strict=True))
 
 
 def sparkline(values: Sequence[float]) -> str:

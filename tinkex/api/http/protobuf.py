@@ -121,12 +121,7 @@ def _datum(datum: Mapping[str, Any]) -> bytes:
 
 
 def _sequence(message: bytes) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "tokens": [],
-        "logprobs": None,
-        "stop_reason": "stop",
-        "topk_logprobs": None,
-    }
+    found: dict[str, Any] = {"tokens": [], "logprobs": None, "stop_reason": "stop"}
     for number, value in _fields(message):
         if number == 1:
             found["stop_reason"] = _STOP_REASONS.get(_int(value), "stop")
@@ -206,7 +201,11 @@ def _fields(message: bytes) -> Iterator[Field]:
     """
     position = 0
     while position < len(message):
-        key, position = _varint(message, position)
+        key = message[position]
+        if key < 0x80:  # nearly always
+            position += 1
+        else:
+            key, position = _varint(message, position)
         number, wire_type = key >> 3, key & 7
         if wire_type == _VARINT:
             value, position = _varint(message, position)

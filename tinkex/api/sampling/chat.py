@@ -22,6 +22,9 @@ from tinkex.exceptions import ChatTemplateError, UsageError
 CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 #: File next to ``tokenizer.json`` that may define further special tokens.
 SPECIAL = "special_tokens_map.json"
+#: File of a model, next to ``tokenizer.json``, with the tokens that end a generation
+#: (``transformers.GenerationConfig``).
+GENERATION_CONFIG = "generation_config.json"
 #: Marks around the text of the assistant: characters that Unicode reserves for internal use.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 _GENERATION = re.compile(r"{%[-+]?\s*generation\b")
@@ -143,6 +146,15 @@ class ChatTemplate:
             return False
 
         return not shows(text) and shows([{"type": "text", "text": text}])
+
+
+def generation_ends(directory: Path) -> list[int]:
+    """Return the ids of the tokens that end a generation, by the model's files in *directory*.
+
+    :raises ChatTemplateError: they cannot be read.
+    """
+    ids = _config(directory / GENERATION_CONFIG).get("eos_token_id")
+    return [number for number in (ids if isinstance(ids, list) else [ids]) if type(number) is int]
 
 
 def text_messages(messages: object) -> list[dict[str, Any]]:

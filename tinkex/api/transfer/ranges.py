@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tinkex.api.http.concurrency import map_ordered
+from tinkex.api.transfer.growing import Written
 from tinkex.api.transfer.progress import ProgressTracker
 from tinkex.api.transfer.staging import StagingDirectory
 from tinkex.api.transfer.state import PartialFile, Segment
@@ -43,8 +44,9 @@ class FileDownload:
 
     :param name: its path in the staging directory.
     :param label: its name in progress reports.
-    :param with_sum: whether :meth:`fetch` computes the SHA-256.
     :param on_size: called with the size of the file and the bytes received so far.
+    :param written: updated with the number of bytes at the start of the file that are on disk; if
+        given, :meth:`fetch` does not compute the SHA-256.
     """
 
     def __init__(
@@ -56,13 +58,13 @@ class FileDownload:
         tracker: ProgressTracker,
         *,
         label: str,
-        with_sum: bool = True,
         on_size: Callable[[int, int], None] = lambda size, received: None,
+        written: Written | None = None,
     ) -> None:
         self._transport, self._staging, self._url = transport, staging, url
         self._name, self._label = name, label
         self._tracker, self._on_size = tracker, on_size
-        self._with_sum = with_sum
+        self._written = written
         self._sha256, self._hashed = hashlib.sha256(), 0
 
     def fetch(self) -> str:
@@ -108,6 +110,8 @@ class FileDownload:
             with self._staging.changing(self._name, at_once=at_once):
                 # Connections of a failed attempt may still write to the old file.
                 root.remove(self._name)
+                if self._written is not None:
+                    self._written.restart()
                 root.open(self._name, "xb", make=True).close()
                 files.pop(self._name, None)
                 self._sha256, self._hashed = hashlib.sha256(), 0
@@ -153,12 +157,14 @@ class FileDownload:
             if segment.end >= 0:  # a storage may send more than was requested
                 block = block[: segment.end - segment.position]
             _write_all(file.fileno(), block, segment.position)
-            if may_split and self._with_sum and self._hashed == segment.position:
+            if may_split and self._written is None and self._hashed == segment.position:
                 self._sha256.update(block)
                 self._hashed += len(block)
             with self._staging.changing(self._name):
                 segment.position += len(block)
             self._tracker.add(self._label, len(block))
+            if may_split and self._written is not None:
+                self._written.grow(segment.position)
             if probe is not None and probe.is_over(reader):
                 if probe.is_held_back(reader, segment):
                     return True
@@ -196,7 +202,9 @@ class FileDownload:
 
     def _hash(self, end: int | None = None) -> None:
         """Hash the bytes up to *end*, by default all."""
-        if not self._with_sum:
+        if self._written is not None:
+            if end is not None:
+                self._written.grow(end)
             return
         with self._staging.root.open(self._name, "rb") as file:
             file.seek(self._hashed)
