@@ -109,7 +109,7 @@ def _signed(
     transport: Transport, sessions: Sessions, path: TinkerPath, stack: ExitStack
 ) -> SignedURLs | None:
     """Return the URLs of separate files; ``None`` if the service has only an archive."""
-    from tinkex.api.resources.training import CREATE_BY_LOADING
+    from tinkex.api.training.client import CREATE_BY_LOADING
 
     if path.kind == "external_weights":
         return SignedURLs(transport, path, keep=True)
