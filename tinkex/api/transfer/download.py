@@ -24,10 +24,9 @@ from tinkex.api.paths import TinkerPath
 from tinkex.api.transfer import adapter, archive, content, manifest
 from tinkex.api.transfer.adapter import AdapterMismatch
 from tinkex.api.transfer.archive_url import ArchiveURL, local_directory
-from tinkex.api.transfer.growing import Failed, GrowingFile, Restarted, Written
 from tinkex.api.transfer.manifest import ManifestFile
 from tinkex.api.transfer.progress import OnProgress, Progress, ProgressTracker
-from tinkex.api.transfer.ranges import FileDownload
+from tinkex.api.transfer.ranges import Failed, FileDownload, GrowingFile, Restarted, Written
 from tinkex.api.transfer.staging import CONTENT, StagingDirectory, local_errors
 from tinkex.api.transfer.streams import RenewableURL
 from tinkex.exceptions import (
