@@ -30,10 +30,11 @@ NAMES = {
 }
 TEXT = f"""\
 Steps of AdamW on the default model `tinkex/baker-street-2M`: {BATCH} examples of {LENGTH} tokens,
-LoRA of rank {RANK} in all modules, float32 on the CPU, threads that wait passively. The loops run in turn, in random order,
-{STEPS} steps in each of the {{rounds}} rounds; a round before these warms up. The clients submit a
-step before they wait for the one before it; their figures include the encoding, HTTP and the
-server. Figures are medians, ratios are medians of the ratios within a round. {{cores}} cores.
+LoRA of rank {RANK} in all modules, float32 on the CPU, with threads that wait passively. The loops
+run in turn, in random order, {STEPS} steps in each of the {{rounds}} rounds; a round before these
+warms up. The clients submit a step before they wait for the one before it; their figures include
+the encoding, HTTP and the server. Figures are medians, ratios are medians of the ratios within a
+round. {{cores}} cores.
 """
 
 
