@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tinkex import plugins
+from tinkex.api.http import retry
 from tinkex.testing import isolated
 
 #: HTTP pools that keep to the same guarantees.
@@ -33,10 +36,18 @@ def http_pool(request: pytest.FixtureRequest) -> str:
     return pool
 
 
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Yield paths without an end: pytest would look through all of them for the next number."""
+    directory = tmp_path_factory.mktemp("homes")
+    return (directory / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory, http_pool: str) -> Iterator[Path]:
+def home(homes: Iterator[Path], http_pool: str) -> Iterator[Path]:
     """Return an empty home directory, which HOME points to."""
-    with isolated(tmp_path_factory.mktemp("home")) as home:
+    (directory := next(homes)).mkdir()
+    with isolated(directory) as home:
         os.environ["COLUMNS"] = "200"
         os.environ["TINKEX_HTTP_POOL"] = http_pool
         os.environ["XDG_STATE_HOME"] = str(home / ".local" / "state")
@@ -47,6 +58,28 @@ def home(tmp_path_factory: pytest.TempPathFactory, http_pool: str) -> Iterator[P
 def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let scripted servers, which answer every poll at once, be polled again soon."""
     monkeypatch.setattr("tinkex.api.http.futures.INTERVAL", 0.05)
+
+
+@pytest.fixture
+def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let every pause pass at once, and return how long each was meant to be."""
+    naps: list[float] = []
+
+    class Clock:
+        offset = 0.0
+
+        def sleep(self, seconds: float) -> None:
+            naps.append(seconds)
+            Clock.offset += seconds
+
+        def monotonic(self) -> float:
+            return time.monotonic() + Clock.offset
+
+        def time(self) -> float:
+            return time.time() + Clock.offset
+
+    monkeypatch.setattr(retry, "time", Clock())
+    return naps
 
 
 @pytest.fixture

@@ -187,7 +187,12 @@ class TransportError(TinkexError):
 
 
 class ConnectionFailed(TransportError):
-    """The connection failed."""
+    """The connection failed.
+
+    :ivar suspended: seconds beyond a time limit for which the process was suspended (Ctrl-Z).
+    """
+
+    suspended = 0.0
 
 
 class Unreachable(ConnectionFailed):

@@ -181,7 +181,7 @@ def test_base_model_check(server, connect):
     assert bodies(server, "create_model") == []
 
 
-def test_unknown_ids(server, connect):
+def test_unknown_ids(server, connect, naps):
     client = connect(server)
     with pytest.raises(exceptions.NotFound, match="nope"):
         client.runs.get("nope")

@@ -7,15 +7,14 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from graphlib import TopologicalSorter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 import tinkex
+from tests.serving import serving
 
 PACKAGE = Path(tinkex.__file__).resolve().parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -245,22 +244,9 @@ def test_the_embedded_service_is_called_without_requests(words: list[str], tmp_p
 
 @pytest.fixture
 def listing_server() -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = json.dumps({"checkpoints": [CHECKPOINT], "cursor": {"total_count": 1}}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args: object) -> None:
-            """Stay silent."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    answer = {"checkpoints": [CHECKPOINT], "cursor": {"total_count": 1}}
+    with serving(lambda _: answer) as url:
+        yield url
 
 
 CHECKPOINT = {

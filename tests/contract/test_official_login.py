@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.contract.test_official_sdk import SDK, output, served
+from tests.contract.test_official_sdk import Official, official_program, ours_in, served
 from tests.contract.test_official_sdk import pytestmark as needs_the_sdk
+
+__all__ = ["official_program"]
 
 pytestmark = needs_the_sdk
 KEY = "tml-contract-0123456789"
@@ -25,22 +26,21 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 class Both:
     """The two command lines, in one home, pointed at one server, without a key."""
 
-    def __init__(self, home: Path, environ: dict[str, str]) -> None:
+    def __init__(self, home: Path, environ: dict[str, str], program: Official) -> None:
         self.credentials = home / ".tinker" / "credentials.json"
         self._environ = environ | {"HOME": str(home)}
+        self._program = program
 
     def official(self, *words: str, stdin: str = "", code: int = 0) -> str:
-        program = [SDK.with_name("tinker"), "-f", "json"]
-        return output(*program, *words, stdin=stdin, code=code, env=self._environ)
+        return self._program("-f", "json", *words, env=self._environ, stdin=stdin, code=code)
 
     def ours(self, *words: str, stdin: str = "", code: int = 0) -> str:
-        program = [sys.executable, "-m", "tinkex"]
-        return output(*program, *words, stdin=stdin, code=code, env=self._environ)
+        return ours_in(self._environ, *words, stdin=stdin, code=code)
 
 
 @pytest.fixture
-def both(tmp_path: Path, environ: dict[str, str]) -> Both:
-    return Both(tmp_path, environ)
+def both(tmp_path: Path, environ: dict[str, str], official_program: Official) -> Both:
+    return Both(tmp_path, environ, official_program)
 
 
 def test_the_official_program_finds_what_ours_stored(both):

@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -18,9 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.functional.conftest import serving_locally
+from tinkex.testing import invoke
+
 ROOT = Path(__file__).resolve().parents[2]
 SDK = Path(os.environ.get("TINKEX_SDK_PYTHON") or ROOT / ".venv-sdk" / "bin" / "python")
 BASE_MODEL = "tinkex/baker-street-2M"
+DRIVER, PROGRAM = (Path(__file__).with_name(f"sdk_{name}.py") for name in ("driver", "program"))
 
 pytestmark = [
     pytest.mark.sdk,
@@ -38,42 +41,61 @@ def served(home: Path, key: str) -> Iterator[dict[str, str]]:
 
     It knows nothing of the machine's accounts and proxies.
     """
-    environ = {
-        "PATH": os.defpath,
-        "HOME": str(home),
-        "COLUMNS": "200",
-        "TINKEX_LOCAL_HOME": str(home / "state"),
-        "TINKER_TELEMETRY": "0",
-        "HF_HUB_OFFLINE": "1",
-    }
-    log = home / "server.log"
-    command = [sys.executable, "-m", "tinkex", "local", "serve", "--api-key", key]
-    with (
-        log.open("w") as stderr,
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environ
-        ) as process,
-    ):
-        assert process.stdout is not None
-        try:
-            url = process.stdout.readline().strip()
-            assert url, log.read_text()
-            yield environ | {"TINKER_BASE_URL": url}
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
-    assert process.returncode == 0
-    assert "Traceback" not in log.read_text()
+    environ = {"PATH": os.defpath, "HOME": str(home), "COLUMNS": "200"}
+    environ |= {"TINKER_TELEMETRY": "0", "HF_HUB_OFFLINE": "1"}
+    with serving_locally(home, key, environ) as service:
+        yield environ | {"TINKER_BASE_URL": service.url}
 
 
-def output(*command: str | Path, env: dict[str, str], stdin: str = "", code: int = 0) -> str:
-    """Return what *command* prints, which ends with *code*."""
-    done = subprocess.run(
-        command, input=stdin, capture_output=True, text=True, timeout=120, env=env
-    )
-    # The official program has been seen to abort when its interpreter ends, with all of it done.
-    aborted = Path(command[0]).parent == SDK.parent and done.returncode == -signal.SIGABRT
-    assert aborted or done.returncode == code, (command, done.stdout, done.stderr)
+def with_the_sdk(*words: str | Path, env: dict[str, str]) -> str:
+    """Return what the interpreter of the SDK prints when it is run with *words*."""
+    done = subprocess.run([SDK, *words], capture_output=True, text=True, timeout=120, env=env)
+    assert done.returncode in (0, ABORTED), (words, done.stdout, done.stderr)
+    return done.stdout
+
+
+#: The official program has been seen to abort when its interpreter ends, with all of it done.
+ABORTED = -signal.SIGABRT
+
+
+class Official:
+    """The official command line, in one process for all tests of a file."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [SDK, PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *words: str, env: dict[str, str], stdin: str = "", code: int = 0) -> str:
+        """Return what the command line prints, which ends with *code*."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(
+            json.dumps({"words": words, "environ": env, "stdin": stdin}), file=self._process.stdin
+        )
+        self._process.stdin.flush()
+        done = json.loads(self._process.stdout.readline())
+        assert done["code"] in (code, ABORTED), (words, done)
+        return str(done["stdout"])
+
+    def close(self) -> None:
+        self._process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def official_program() -> Iterator[Official]:
+    program = Official()
+    yield program
+    program.close()
+
+
+def ours_in(environ: dict[str, str], *words: str, stdin: str = "", code: int = 0) -> str:
+    """Return what tinkex prints, which ends with *code*."""
+    done = invoke(words, stdin=stdin, environ=environ)
+    assert done.exit_code == code, (words, done)
     return done.stdout
 
 
@@ -87,22 +109,23 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 @pytest.fixture(scope="module")
 def found(environ):
     """What the SDK saw and did."""
-    driver = Path(__file__).with_name("sdk_driver.py")
-    return json.loads(output(SDK, driver, BASE_MODEL, env=environ))
+    return json.loads(with_the_sdk(DRIVER, BASE_MODEL, env=environ))
 
 
 @pytest.fixture(scope="module")
-def official(environ, found):
+def official(environ, found, official_program):
     """The official command line, after the SDK has run."""
-    program = [SDK.with_name("tinker"), "-f", "json"]
-    return lambda *words: json.loads(output(*program, *words, env=environ) or "null")
+
+    def run(*words):
+        return json.loads(official_program("-f", "json", *words, env=environ) or "null")
+
+    return run
 
 
 @pytest.fixture(scope="module")
 def ours(environ, found):
     """Our command line against the same server."""
-    program = [sys.executable, "-m", "tinkex"]
-    return lambda *words: json.loads(output(*program, *words, "-f", "json", env=environ) or "null")
+    return lambda *words: json.loads(ours_in(environ, *words, "-f", "json") or "null")
 
 
 def test_the_sdk_creates_saves_and_loads_and_learns_what_training_needs(found):

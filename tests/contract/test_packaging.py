@@ -10,8 +10,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable
-from importlib.metadata import PathDistribution, version
+from importlib.metadata import PathDistribution
 from pathlib import Path
 from typing import Any
 
@@ -54,21 +53,13 @@ def commit_all(directory: Path) -> str:
     return run(*GIT, "rev-parse", "HEAD", cwd=directory)
 
 
-def build_wheel(source: Path, out: Path) -> Path:
-    # Without isolation nothing is fetched; an old setuptools does not know our metadata.
-    new_enough = int(version("setuptools").partition(".")[0]) >= 77
-    options = ["--no-build-isolation", "--no-index"] if new_enough else []
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", *options, "-w", out, source]
-    run(*command, cwd=source)
-    (wheel,) = out.glob("*.whl")
-    return wheel
-
-
-def build_sdist(source: Path, out: Path) -> Path:
-    code = f"from setuptools import build_meta; build_meta.build_sdist({str(out)!r})"
+def build(kind: str, source: Path, out: Path) -> Path:
+    """Build the ``wheel`` or ``sdist`` of *source*, as pip does, with what is installed here."""
+    out.mkdir(exist_ok=True)
+    code = f"from setuptools import build_meta; build_meta.build_{kind}({str(out)!r})"
     run(sys.executable, "-c", code, cwd=source)
-    (sdist,) = out.glob("*.tar.gz")
-    return sdist
+    (file,) = out.iterdir()
+    return file
 
 
 @pytest.fixture(scope="module")
@@ -89,18 +80,18 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return place / "clone", commit[:7]
 
 
-def built(build: Callable[[Path, Path], Path], below: str = "") -> Any:
-    """Return a fixture: the file that *build* makes of the clone, or of a directory in it."""
+def built(kind: str, below: str = "") -> Any:
+    """Return a fixture: the file built of the clone, or of a directory in it."""
 
     @pytest.fixture(scope="module")
     def file(clone: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-        return build(clone[0] / below, tmp_path_factory.mktemp("built"))
+        return build(kind, clone[0] / below, tmp_path_factory.mktemp("built"))
 
     return file
 
 
-wheel, sdist = built(build_wheel), built(build_sdist)
-local_wheel = built(build_wheel, "plugins/tinkex-local")
+wheel, sdist = built("wheel"), built("sdist")
+local_wheel = built("wheel", "plugins/tinkex-local")
 
 
 def names(path: Path) -> set[str]:
@@ -210,7 +201,7 @@ def test_a_copy_without_git_has_no_commit_even_inside_another_repository(
     source = foreign[0] / "vendor" / "tinkex"
     shutil.copytree(ROOT, source, ignore=MADE)
 
-    copied = build_wheel(source, tmp_path / "out")
+    copied = build("wheel", source, tmp_path / "out")
 
     assert "tinkex/_commit.py" not in names(copied)
     assert commit_of(copied, tmp_path / "run", foreign[0]) is None
@@ -224,7 +215,8 @@ def test_a_wheel_made_from_the_sdist_has_the_commit_of_the_sdist(
     (source,) = (foreign[0] / "unpacked").iterdir()
 
     assert (
-        commit_of(build_wheel(source, tmp_path / "out"), tmp_path / "run", foreign[0]) == clone[1]
+        commit_of(build("wheel", source, tmp_path / "out"), tmp_path / "run", foreign[0])
+        == clone[1]
     )
 
 

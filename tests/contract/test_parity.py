@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.test_official_sdk import SDK, output
 from tests.contract.test_official_sdk import pytestmark as needs_the_sdk
+from tests.contract.test_official_sdk import with_the_sdk
 from tinkex.cli.app import TinkexApp
 
 PAGE = Path(__file__).resolve().parents[2] / "doc" / "source" / "reference" / "official-cli.rst"
@@ -84,7 +84,7 @@ class TestInstalledProgram:
     @pytest.fixture(scope="class")
     @classmethod
     def official(cls):
-        return json.loads(output(SDK, "-c", INTROSPECT, env=dict(os.environ)))
+        return json.loads(with_the_sdk("-c", INTROSPECT, env=dict(os.environ)))
 
     def test_has_nothing_that_the_table_lacks(self, official):
         commands = [name for name, found in official.items() if not found["group"]]

@@ -73,6 +73,8 @@ COMMANDS: dict[str, Talk] = {
         unserved=True,
         parts=True,
     ),
+    "checkpoint export": Talk(("checkpoint", "export", PATH, "--output", OUT), "Checkpoint export"),
+    "checkpoint inspect": Talk(("checkpoint", "inspect", PATH), "Checkpoint inspect"),
     "checkpoint sync": Talk(("checkpoint", "sync", RUN, OUT), "Checkpoint sync"),
     "checkpoint set-ttl": Talk(
         ("checkpoint", "set-ttl", PATH, "--ttl", "7d"), "Checkpoint set-ttl"

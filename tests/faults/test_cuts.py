@@ -9,7 +9,7 @@ from tests.faults.test_matrix import LIMIT, assert_told, filled
 from tests.functional.conftest import KEY
 from tinkex.testing import invoke
 
-pytestmark = pytest.mark.both_pools
+pytestmark = [pytest.mark.both_pools, pytest.mark.usefixtures("naps")]
 
 READERS = ("run list", "run info", "checkpoint list", "checkpoint info", "run", "checkpoint")
 PLACES = (0, 1, 77, 250, 400, 512, 600, 731, 850, 930, 990, 999)

@@ -107,6 +107,7 @@ def test_every_command_is_in_the_matrix_or_talks_to_nobody():
     assert (talking | set(OFFLINE)) - names == set()
 
 
+@pytest.mark.usefixtures("naps")
 def test_a_fault_ends_well(faulty, name, fault, tmp_path, monkeypatch, request, record_property):
     command = COMMANDS[name]
     path, run = "tinker://run/weights/name", "run"
@@ -228,13 +229,9 @@ def assert_no_secret(done: Invocation, key: str, directory: Path) -> None:
         assert not file.is_file() or key.encode() not in file.read_bytes()
 
 
-def test_errors_as_json_are_one_object(faulty):
-    done = invoke(
-        [
-            *("run", "list", "--json", "--base-url", faulty.url("html-502")),
-            *("--api-key", KEY, "--timeout", "1s"),
-        ]
-    )
+def test_errors_as_json_are_one_object(faulty, naps):
+    url = faulty.url("html-502")
+    done = invoke(["run", "list", "--json", "--base-url", url, "--api-key", KEY])
     error = json.loads(done.stderr)["error"]
     assert (error["category"], error["status"]) == ("server", 502)
 
@@ -243,7 +240,7 @@ def test_a_certificate_that_is_trusted_is_accepted(faulty):
     """The failures of TLS above are those of the certificates, not of the set-up."""
     url = f"https://127.0.0.1:{faulty.ports['tls-good']}/json-null"
     done = invoke(
-        ["run", "list", "--base-url", url, "--api-key", KEY, "--timeout", "1s"],
+        ["run", "list", "--base-url", url, "--api-key", KEY],
         environ={"REQUESTS_CA_BUNDLE": str(faulty.certificates / "ca.crt")},
     )
     assert "null" in done.stderr or "JSON" in done.stderr

@@ -36,6 +36,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(arguments, dict.fromkeys(found), indirect=["http_pool"])
 
 
+@pytest.mark.usefixtures("naps")
 def test_the_key_is_written_nowhere(faulty, name, fault, loud, tmp_path, home, monkeypatch):
     here, log = tmp_path / "here", tmp_path / "log.txt"
     here.mkdir()
@@ -44,7 +45,7 @@ def test_the_key_is_written_nowhere(faulty, name, fault, loud, tmp_path, home, m
         [
             *filled(COMMANDS[name].words, "tinker://run/weights/name", "run"),
             *(str(log) if word == "{log}" else word for word in LOUD[loud]),
-            *("--base-url", faulty.url(fault), "--api-key", KEY, "--timeout", "1s"),
+            *("--base-url", faulty.url(fault), "--api-key", KEY, "--timeout", "20s"),
         ]
     )
     assert done.stdout or done.stderr

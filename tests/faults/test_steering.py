@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import product
 
 import pytest
@@ -14,6 +11,7 @@ from tests.faults.commands import COMMANDS
 from tests.faults.steering import STEERING
 from tests.faults.test_matrix import filled
 from tests.functional.conftest import KEY
+from tinkex.api.resources import watch
 from tinkex.testing import Invocation, invoke
 
 #: Begins a sequence, alone or as one character; turns the direction; goes back. tinkex itself writes
@@ -31,28 +29,12 @@ FORMATS = ("", "table", "plain", "value", "json", "yaml", "csv", "shell")
 QUICK = (("", False), ("", True), ("json", True))
 #: What it asks for is gone afterwards.
 DESTROYERS = ("checkpoint delete", "checkpoint prune")
-#: Seconds after which a command that has no end is interrupted.
-ENOUGH = 0.7
 
 
 def test_the_search_finds_what_it_is_for():
     for part in STEERING.split(" "):
         assert (len(part) == 1 and part.isascii() and part.isprintable()) or RAW.search(part), part
     assert not RAW.search("tinker://run/weights/é\n\t'…' \x1b[1mbold\x1b[0m")
-
-
-@contextmanager
-def interrupted_after(seconds: float) -> Iterator[None]:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 #: A command that has no such format, or none at all.
@@ -73,12 +55,8 @@ class Asking:
         words += ["--force"] if "--output" in words and "download" in words else []
         words += ["--yes"] if self._name == "checkpoint delete" else []  # on a terminal it asks
         words += ["-f", format_] if format_ else []
-        words += ["--base-url", self._faulty.url(fault), "--api-key", KEY, "--timeout", "2s"]
-        if not command.endless:
-            done = invoke(words, terminal=terminal)
-        else:
-            with interrupted_after(ENOUGH):
-                done = invoke(words, terminal=terminal)
+        words += ["--base-url", self._faulty.url(fault), "--api-key", KEY, "--timeout", "20s"]
+        done = invoke(words, terminal=terminal)
         return None if format_ and _NO_FORMAT.search(done.stderr) else done
 
     def _session(self) -> str:
@@ -89,7 +67,13 @@ class Asking:
 
 
 @pytest.fixture
-def asking(faulty, saved, renew, tmp_path, monkeypatch):
+def asking(faulty, saved, renew, tmp_path, monkeypatch, naps):
+    """Return a function that makes an :class:`Asking`; whatever polls is interrupted then."""
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(watch, "sleep", interrupt)
     monkeypatch.chdir(tmp_path)
     return lambda name: Asking(faulty, name, saved, renew)
 

@@ -100,7 +100,7 @@ def proxy() -> Iterator[Callable[[str], Proxy]]:
         each.close()
 
 
-def test_a_bad_proxy_is_told(name, proxied, proxy, tmp_path, monkeypatch, config):
+def test_a_bad_proxy_is_told(name, proxied, proxy, tmp_path, monkeypatch, config, naps):
     kind, scheme = proxied
     monkeypatch.chdir(tmp_path)
     config(f"profiles: {{far: {{base_url: '{scheme}://tinker.example', allow_http: true}}}}")

@@ -6,11 +6,10 @@ import contextlib
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,33 +106,37 @@ class Service:
     home: Path
 
 
+@contextlib.contextmanager
+def serving_locally(home: Path, key: str, environ: Mapping[str, str]) -> Iterator[Service]:
+    """Run ``tinkex local serve``, which asks for *key* and has its files below *home*."""
+    log, environ = home / "stderr", {**environ, "HOME": str(home)}
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(
+            [Program.path, "local", "serve", "--api-key", key],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env={**environ, "TINKEX_LOCAL_HOME": str(home / "state")},
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            url = process.stdout.readline().strip()
+            assert url, log.read_text()
+            yield Service(url, home / "state")
+        finally:
+            process.terminate()
+            process.wait(60)
+    assert process.returncode == 0
+    assert "Traceback" not in log.read_text()
+
+
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Serve the embedded service over HTTP in a process of its own."""
-    home = tmp_path_factory.mktemp("service")
-    log = (home / "stderr").open("w")
-    process = subprocess.Popen(
-        [Path(sys.executable).parent / "tinkex", "local", "serve", "--port", "0", "--api-key", KEY],
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        env={**os.environ, "TINKEX_LOCAL_HOME": str(home / "state"), "HOME": str(home)},
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        words = [word for word in line.split() if word.startswith("http://")]
-        assert words, (line, (home / "stderr").read_text())
-        yield Service(words[0].rstrip("/"), home / "state")
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
-        process.stdout.close()
-        log.close()
+    with serving_locally(tmp_path_factory.mktemp("service"), KEY, os.environ) as service:
+        yield service
 
 
 @pytest.fixture

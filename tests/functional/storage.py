@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler
 
 from tests.serving import Reply, Request, serving
@@ -64,7 +65,9 @@ class Store:
     :ivar faults: one for each request for a file, as long as there are any.
     :ivar rate: bytes a second for each connection; 0 means as fast as it goes.
     :ivar sending: requests for files that are being answered.
-    :ivar down: answers to the API are cut off.
+    :ivar down: answers to the API are cut off; :attr:`refused` says that one was.
+    :ivar has_ranges: requests for parts of a file are answered with these.
+    :ivar instead: body of every archive.
     """
 
     files: dict[str, bytes]
@@ -73,7 +76,10 @@ class Store:
     sent: list[Sent] = field(default_factory=list)
     rate: int = 0
     down: bool = False
+    has_ranges: bool = True
+    instead: bytes | None = None
     go: threading.Event = field(default_factory=threading.Event)
+    refused: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
     signatures: int = 0
     sending: int = 0
@@ -90,20 +96,14 @@ class Store:
         """Return what is at the address *name*."""
         if name not in ARCHIVES:
             return self.files[name]
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w") as archive:
-            for member, data in self.files.items():
-                info = tarfile.TarInfo(member)
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
-        packed = buffer.getvalue()
-        return packed if name == "tar" else gzip.compress(packed, 1, mtime=0)
+        return _archive(name, *self.files.items()) if self.instead is None else self.instead
 
     def answer(self, request: Request) -> Reply | None:
         *_, noun, last = request.path.split("/")
         if request.path.startswith("/files/"):
             return self._file(request, last)
         if self.down:
+            self.refused.set()
             return _cut(request.handler)
         if last == "external_weights_urls":
             return Reply({"urls": {name: self._signed(name) for name in self.files}})
@@ -123,12 +123,14 @@ class Store:
         if fault.status is not None:
             return Reply({"detail": "no"}, fault.status)
         body, handler = self.body(name), request.handler
-        tag = f'"{hashlib.md5(body).hexdigest()}"'
+        tag = _tag(body)
         asked = request.headers.get("range", "").removeprefix("bytes=")
-        is_part = bool(asked) and request.headers.get("if-range", tag) == tag
+        is_part = self.has_ranges and bool(asked) and request.headers.get("if-range", tag) == tag
         first, _, last = asked.partition("-") if is_part else ("0", "", "")
         start, end = int(first), int(last) + 1 if last else len(body)
-        headers = {"Accept-Ranges": "bytes", "Content-Length": str(end - start), "ETag": tag}
+        headers = {"Content-Length": str(end - start), "ETag": tag}
+        if self.has_ranges:
+            headers["Accept-Ranges"] = "bytes"
         headers["Last-Modified"] = formatdate(0, usegmt=True)
         if is_part:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"
@@ -163,6 +165,23 @@ class Store:
                 time.sleep(max(0, began + sent.bytes / self.rate - time.monotonic()))
             if sent.bytes == fault.hold and not self.go.wait(30):
                 break
+
+
+@lru_cache(2)  # each of many ranges asks again
+def _archive(kind: str, *files: tuple[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for member, data in files:
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    packed = buffer.getvalue()
+    return packed if kind == "tar" else gzip.compress(packed, 1, mtime=0)
+
+
+@lru_cache(2)
+def _tag(body: bytes) -> str:
+    return f'"{hashlib.md5(body).hexdigest()}"'
 
 
 def _checkpoint(name: str) -> dict[str, str]:

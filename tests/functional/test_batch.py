@@ -269,7 +269,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
 
 # ---------------------------------------------------------------- trouble in the middle
 
-ROWS = 400
+ROWS = 200
 
 
 class Trouble:

@@ -21,21 +21,17 @@ from tinkex.config.values import DEFAULT_BASE_URL
 RUN = "11f0cafe-0000-4000-8000-000000000001:train:0"
 PATH = f"tinker://{RUN}/sampler_weights/0001"
 
-#: What is typed before Tab → the line afterwards.
+#: What is typed before Tab → the line afterwards: each way in which shells split and quote words.
 CASES = {
     "tinkex checkpoint de": "tinkex checkpoint delete ",
     "tinkex ru": "tinkex run ",  # a command, a noun, and here a directory
-    "tinkex run list --lim": "tinkex run list --limit ",
-    "tinkex --profile local run in": "tinkex --profile local run info ",
     "tinkex run list --format js": "tinkex run list --format json ",
     "tinkex run list --format=js": "tinkex run list --format=json ",
     "tinkex checkpoint info @la": "tinkex checkpoint info @latest",
     "tinkex checkpoint info @latest:s": "tinkex checkpoint info @latest:sampler ",
-    "tinkex checkpoint info 11f0cafe@la": "tinkex checkpoint info 11f0cafe@latest",
     "tinkex checkpoint info ": "tinkex checkpoint info 11f0cafe:0001 ",
     "tinkex checkpoint info 11f0cafe:": "tinkex checkpoint info 11f0cafe:0001 ",
     "tinkex checkpoint info tinker://1": f"tinkex checkpoint info {PATH} ",
-    "tinkex checkpoint list --run-id 11": f"tinkex checkpoint list --run-id {RUN} ",
     "tinkex run --model-path 11": "tinkex run --model-path 11f0cafe:0001 ",
     "tinkex run --model-path ru": "tinkex run --model-path run/",
     "tinkex run --prompt-file prom": "tinkex run --prompt-file prompt.txt ",

@@ -7,8 +7,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import examples
@@ -25,8 +23,6 @@ TRAINING = {"doc/source/tutorial/fine-tune.rst", "doc/source/howto/test-training
 PLUGIN_TUTORIAL = examples.ROOT / "doc" / "source" / "tutorial" / "first-plugin.rst"
 PLUGIN = examples.ROOT / "plugins" / "tinkex-hello"
 
-Session = tuple[Path, list[examples.Ran]]
-
 
 def name(path: Path) -> str:
     return path.relative_to(examples.ROOT).as_posix()
@@ -37,34 +33,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> examples.World:
     return examples.World(tmp_path_factory.mktemp("sessions"))
 
 
-@pytest.fixture(scope="module")
-def sessions(
-    request: pytest.FixtureRequest, world: examples.World
-) -> Iterator[dict[Path, Future[Session]]]:
-    """Return home directory and session of each page that is tested: they run side by side."""
-    wanted = {
-        item.callspec.params.get("page") for item in request.session.items if hasattr(item, "callspec")
-    }  # fmt: skip
-
-    def run(page: Path) -> Session:
-        home = name(page).replace("/", "-")
-        return world.directory / home, world.session(examples.read(page).steps, home)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {page: pool.submit(run, page) for page in PAGES if page in wanted}
-
-
 def marked(page: Path) -> object:
     return pytest.param(page, marks=pytest.mark.train) if name(page) in TRAINING else page
 
 
 @pytest.mark.parametrize("page", [marked(page) for page in PAGES], ids=map(name, PAGES))
-def test_the_examples_run_and_print_what_is_shown(page: Path, sessions):
+def test_the_examples_run_and_print_what_is_shown(page: Path, world: examples.World):
+    steps, home = examples.read(page).steps, name(page).replace("/", "-")
     assert examples.read(page).faults == ()
 
-    home, results = sessions[page].result()
+    results = world.session(steps, home)
 
-    assert [fault for ran in results if (fault := examples.fault(ran, home))] == []
+    directory = world.directory / home
+    assert [fault for ran in results if (fault := examples.fault(ran, directory))] == []
 
 
 def test_each_exemption_has_a_reason():

@@ -114,6 +114,7 @@ def assert_response(response: dict[str, Any], tokens: int) -> None:
     assert list(response) == ["sequences", "prompt_logprobs", "topk_prompt_logprobs", "type"]
     assert response["type"] == "sample"
     (sequence,) = response["sequences"]
+    assert list(sequence) == ["tokens", "logprobs", "stop_reason"]
     assert 1 <= len(sequence["tokens"]) <= tokens
     assert len(sequence["logprobs"]) == len(sequence["tokens"])
     assert all(isinstance(token, int) for token in sequence["tokens"])

@@ -12,6 +12,7 @@ from tests.functional.conftest import Program
 from tests.serving import Reply, Request, serving
 from tinkex.testing import invoke
 
+pytestmark = pytest.mark.usefixtures("naps")
 API = "/api/v1/"
 PAGED = ("training_runs", "checkpoints")
 KEY = "tml-lists-0123"

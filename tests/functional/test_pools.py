@@ -20,6 +20,7 @@ from tinkex.testing import invoke
 
 pytestmark = [
     pytest.mark.both_pools,
+    pytest.mark.usefixtures("naps"),
     pytest.mark.filterwarnings("ignore:Unverified HTTPS request"),
 ]
 
@@ -159,7 +160,7 @@ def test_without_checks_is_loud(run, words, options, origin):
 
 def test_options_are_shown_with_their_origin_as_curl_and_to_the_doctor(run, servers, http_pool):
     options = servers.options(**CA)
-    words = ("--http-pool", "office", "--timeout", "5s")
+    words = ("--http-pool", "office", "--timeout", "30s")
     done = run(options, "config", "show", "-f", "json", *words)
     found = {row["name"]: (row["value"], row["origin"]) for row in json.loads(done.stdout)}
     assert found["http_pool"] == ("office", "--http-pool")
@@ -174,7 +175,7 @@ def test_options_are_shown_with_their_origin_as_curl_and_to_the_doctor(run, serv
 
 @UNCHECKED
 def test_the_doctor_warns_of_certificates_that_are_not_checked(run):
-    words = ("doctor", "-f", "json", "--http-pool", "office", "--timeout", "5s")
+    words = ("doctor", "-f", "json", "--http-pool", "office", "--timeout", "30s")
     assert tls_of(run({"insecure": True}, *words, code=None)) == "warning"
 
 

@@ -3,36 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 
 import pytest
 
 from tinkex.api import SamplingParams
 
 MODEL = "tinkex/baker-street-2M"
-
-
-def test_plain_text(served):
-    done = served(
-        f"run --base-model {MODEL} --prompt 'Sherlock Holmes' --max-tokens 12 --temperature 0.7 --num-samples 2",
-    )  # fmt: skip
-    assert done.stderr == "Starting sampling...\nSampling complete (2 sequences)\n"
-    one, two = done.stdout.split("\n\nSample 2:\n")
-    for text in ("\n" + one.removeprefix("Sample 1:"), "\n" + two):
-        last = text.rstrip("\n").rsplit("\n", 1)[1]
-        assert re.fullmatch(r"stop_reason=(length|stop) \| avg_logprob=-\d+\.\d{3}", last)
-    assert one.startswith("Sample 1:\n")
-
-
-def test_json_is_the_whole_response_and_nothing_else(served):
-    done = served(f"run --base-model {MODEL} --prompt Hello --max-tokens 5 --json")
-    response = json.loads(done.stdout)
-    assert list(response) == ["sequences", "prompt_logprobs", "topk_prompt_logprobs", "type"]
-    assert response["type"] == "sample"
-    (sequence,) = response["sequences"]
-    assert list(sequence) == ["tokens", "logprobs", "stop_reason"]
-    assert 1 <= len(sequence["tokens"]) == len(sequence["logprobs"]) <= 5
-    assert all(value <= 0 for value in sequence["logprobs"])
 
 
 def test_sampled_tokens_are_scored_as_they_were_sampled(client):

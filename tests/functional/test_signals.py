@@ -29,8 +29,6 @@ from tests.serving import Reply, Request, serving
 from tests.until import idle, until
 from tinkex.testing import invoke
 
-pytestmark = pytest.mark.both_pools
-
 WATCHING = {
     "run watch": ("run", "watch", "{run}"),
     "run wait": ("run", "wait", "{run}", "--until", "checkpoint:never"),
@@ -50,6 +48,7 @@ def ended(process: subprocess.Popen[Any], number: int) -> int:
     return process.wait(60)
 
 
+@pytest.mark.both_pools
 @pytest.mark.parametrize("name", COMMANDS)
 def test_ctrl_c_ends_every_command(silent, name, tmp_path, monkeypatch):
     """In this process, whose main thread gets the signal."""
@@ -71,6 +70,7 @@ def test_ctrl_c_ends_every_command(silent, name, tmp_path, monkeypatch):
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.both_pools
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_process_is_ended_while_it_waits(silent, tinkex, number, code):
     process = tinkex.start(f"checkpoint list --base-url {silent.url} --api-key k")
@@ -81,8 +81,15 @@ def test_a_process_is_ended_while_it_waits(silent, tinkex, number, code):
     assert "Traceback" not in stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("name", WATCHING)
+@pytest.mark.both_pools
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("run watch", signal.SIGTERM),
+        ("run wait", signal.SIGHUP),
+        ("checkpoint sync --watch", signal.SIGTERM),
+    ],
+)
 def test_watching_ends_at_once(name, number, served: Program, saved, tmp_path):
     words = [saved["model_id"] if word == "{run}" else word for word in WATCHING[name]]
     with (tmp_path / "out").open("w") as out:
@@ -187,11 +194,17 @@ def slow(tinkex: Program) -> Iterator[Slow]:
 
 
 @pytest.mark.parametrize(
-    ("name", "form", "number"),
+    ("http_pool", "name", "form", "number"),
     [
-        *(("delete", form, number) for form in READERS for number in (2, 15)),
-        *((name, "plain", 2) for name in ("publish", "set-ttl")),
+        ("default", "delete", "plain", signal.SIGINT),
+        ("default", "delete", "json", signal.SIGTERM),
+        ("default", "delete", "csv", signal.SIGINT),
+        ("default", "publish", "plain", signal.SIGTERM),
+        ("default", "set-ttl", "plain", signal.SIGINT),
+        ("http2", "delete", "plain", signal.SIGTERM),
+        ("http2", "delete", "json", signal.SIGINT),
     ],
+    indirect=["http_pool"],
 )
 def test_an_interruption_reports_what_was_done(name, form, number, tinkex, slow):
     words, done = CHANGES[name]

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from tinkex.api.transfer.download import Download as Download
     from tinkex.api.transfer.download import DownloadResult as DownloadResult
     from tinkex.api.transfer.progress import Progress as Progress
+    from tinkex.api.transfer.remote import RemoteFiles as RemoteFiles
     from tinkex.api.transfer.verify import VerifiedFile as VerifiedFile
     from tinkex.api.transfer.verify import verify as verify
 
@@ -90,6 +91,7 @@ _NAMES = {
     "transfer.adapter": "AdapterMismatch",
     "transfer.download": "Download DownloadResult",
     "transfer.progress": "Progress",
+    "transfer.remote": "RemoteFiles",
     "transfer.verify": "VerifiedFile verify",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}

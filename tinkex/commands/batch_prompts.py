@@ -33,6 +33,7 @@ __all__ = ["PromptRow", "PromptSource", "PromptsChanged"]
 _PROMPTS = ("prompt", "tokens", "messages")
 #: Members that override the options of the same names for one row.
 _OVERRIDES = ("max_tokens", "temperature", "top_k", "top_p", "stop", "seed", "num_samples")
+_KNOWN = frozenset({"id", *_PROMPTS, *_OVERRIDES})
 _MAX_SAMPLES = 4096
 
 
@@ -241,14 +242,14 @@ class PromptSource:
             found = " and ".join(map(repr, given)) or "none"
             raise UsageError(f"expected one of 'prompt', 'tokens' and 'messages', not {found}")
         prompt = self._as_chat(_checked_prompt(given[0], row[given[0]]))
-        changes = {name: row[name] for name in _OVERRIDES if row.get(name) is not None}
+        changes = {name: row[name] for name in _OVERRIDES if name in row and row[name] is not None}
         num_samples = changes.pop("num_samples", self._num_samples)
         if type(num_samples) is not int or not 1 <= num_samples <= _MAX_SAMPLES:
             raise UsageError(f"num_samples must be from 1 to {_MAX_SAMPLES}, not {num_samples!r}")
         if isinstance(changes.get("stop"), str):
             changes["stop"] = [changes["stop"]]
         params = dataclasses.replace(self._params, **changes) if changes else self._params
-        extra = {n: v for n, v in row.items() if n not in ("id", *_PROMPTS, *_OVERRIDES)}
+        extra = {name: value for name, value in row.items() if name not in _KNOWN}
         for name, value in extra.items():
             _check_extra(name, value)
         id = number if row.get("id") is None else row["id"]
@@ -344,11 +345,11 @@ def _object(text: str) -> dict[str, Any]:
 
     try:
         row = json.loads(text)
+        if isinstance(row, dict):
+            return row
         why = f"it is {brief_json(row)}"
     except (ValueError, RecursionError) as error:
-        row, why = None, _why_not_json(error)
-    if isinstance(row, dict):
-        return row
+        why = _why_not_json(error)
     hint = "Each line must be a JSON object; for one prompt per line: --input-format text."
     raise UsageError(f"not a JSON object: {why}", hint=hint)
 
@@ -363,12 +364,14 @@ def _why_not_json(error: Exception) -> str:
 
 
 def _checked_prompt(kind: str, value: Any) -> Any:
-    from tinkex.api.sampling.types import brief_json, why_not_token_ids
+    from tinkex.api.sampling.types import are_token_ids, brief_json, why_not_token_ids
 
     if kind == "prompt":
         if not isinstance(value, str) or not value:
             raise UsageError(f"'prompt' must be a non-empty string, not {brief_json(value)}")
     elif kind == "tokens":
+        if value and are_token_ids(value):
+            return value
         why = why_not_token_ids(value) if value else f"it is {brief_json(value)}"
         if why:
             raise UsageError(f"'tokens' must be a list of token ids, from 0 to 2147483647: {why}")

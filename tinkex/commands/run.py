@@ -429,8 +429,11 @@ def sampling_params(parsed_args: argparse.Namespace) -> SamplingParams:
 
 def mean(logprobs: Sequence[float | None] | None) -> float | None:
     """Return the mean of the finite *logprobs*, or ``None`` if there are none."""
-    known = [x for x in logprobs or () if x is not None and math.isfinite(x)]
-    return sum(known) / len(known) if known else None
+    known = [x for x in logprobs or () if x is not None]
+    if not math.isfinite(total := sum(known)):  # seldom, and the check of each is slow
+        known = list(filter(math.isfinite, known))
+        total = sum(known)
+    return total / len(known) if known else None
 
 
 class ListRun(Lister):

@@ -167,26 +167,3 @@ def connect(waits: list[Wait]) -> Iterator[Callable[..., ServiceClient]]:
 def client(server: Server, connect: Callable[..., ServiceClient]) -> ServiceClient:
     """A client of the scripted server."""
     return connect(server.url)
-
-
-@pytest.fixture
-def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Let every pause pass at once, and return how long each was meant to be."""
-    naps: list[float] = []
-    from tinkex.api.http import retry
-
-    class Clock:
-        offset = 0.0
-
-        def sleep(self, seconds: float) -> None:
-            naps.append(seconds)
-            Clock.offset += seconds
-
-        def monotonic(self) -> float:
-            return time.monotonic() + Clock.offset
-
-        def time(self) -> float:
-            return time.time() + Clock.offset
-
-    monkeypatch.setattr(retry, "time", Clock())
-    return naps

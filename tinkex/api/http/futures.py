@@ -160,6 +160,7 @@ class _Poll:
             self._deadline.remaining()  # the poll has timed out, not the whole operation
             self._deadline.report()
         except ConnectionFailed as error:
+            self._deadline.excuse_suspension(error)
             self._count(error, str(error), None)
         return None
 

@@ -201,7 +201,11 @@ def _fields(message: bytes) -> Iterator[Field]:
     """
     position = 0
     while position < len(message):
-        key, position = _varint(message, position)
+        key = message[position]
+        if key < 0x80:  # nearly always
+            position += 1
+        else:
+            key, position = _varint(message, position)
         number, wire_type = key >> 3, key & 7
         if wire_type == _VARINT:
             value, position = _varint(message, position)

@@ -329,6 +329,8 @@ def _finite(values: Sequence[float | None] | None) -> list[float | None] | None:
     """Replace numbers that are not finite, which JSON does not support, by ``None``."""
     if values is None:
         return None
+    if math.isfinite(sum(filter(None, values))):  # ten times as fast
+        return list(values)
     return [x if x is not None and math.isfinite(x) else None for x in values]
 
 

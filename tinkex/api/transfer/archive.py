@@ -18,8 +18,8 @@ from typing import IO, Any, cast
 from tinkex.api.transfer import manifest
 from tinkex.api.transfer.content import START, kind_of
 from tinkex.api.transfer.directory import Directory
-from tinkex.api.transfer.growing import GrowingFile
 from tinkex.api.transfer.manifest import ManifestFile
+from tinkex.api.transfer.ranges import GrowingFile
 from tinkex.exceptions import InvalidResponse
 
 #: Maximum size in bytes of the headers of one member, long names included.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import struct
+from types import SimpleNamespace
 
 import pytest
 
 from tests.unit.api.conftest import NEVER
-from tinkex.api.http import futures, protobuf
+from tinkex.api.http import errors, futures, protobuf
 from tinkex.exceptions import (
     Conflict,
     ConnectionFailed,
@@ -110,6 +112,28 @@ def test_refusals_end_it_at_once(status, body, kind, words, poll, server):
         poll(server.reply(body, status))
     assert caught.value.status == status
     assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_time_for_which_the_program_was_suspended_does_not_count(
+    is_lost, connect, monkeypatch, naps
+):
+    service = connect("http://127.0.0.1:9")._transport
+    deadline = service.deadline("sampling")
+    calls = []
+
+    def send(*_):
+        calls.append(_)
+        if len(calls) == 1:
+            deadline._start -= 500  # Ctrl-Z, then fg
+            if is_lost:
+                raise errors.suspended("h", 100.0)
+        body = json.dumps(DONE).encode()
+        return SimpleNamespace(status=200, headers={}, chunks=lambda _: [body], close=lambda: None)
+
+    monkeypatch.setattr(service, "_sender", SimpleNamespace(send=send, close=lambda: None))
+    assert futures.result(service, "7", "SaveWeights", deadline) == DONE
+    assert len(calls) == 2
 
 
 def test_forms_of_a_result(poll):

@@ -12,6 +12,7 @@ from tinkex.exceptions import APIError, SettingsError
 from tinkex.testing import invoke
 
 pytestmark = pytest.mark.both_pools
+ABOVE = pytest.mark.only_pool("default", "it is decided above the pools")
 
 CANARY = "canary-0123456789abcdef"
 HEADERS = {"X-Request-Id": "sticky-1", "Authorization": f"Bearer {CANARY}"}
@@ -42,6 +43,7 @@ def test_headers_of_the_profile_go_to_the_service_and_to_no_storage(
     assert server.seen[-1].headers["authorization"] == "mine"
 
 
+@ABOVE
 def test_a_service_token_of_cloudflare_is_sent_where_the_profile_sets_none(config):
     config("profiles: {p: {headers: {cf-access-client-id: mine}}}")
     assert settings.resolve({}, CLOUDFLARE).headers == {
@@ -59,6 +61,7 @@ def test_a_service_token_of_cloudflare_is_sent_where_the_profile_sets_none(confi
         settings.resolve({}, {"CLOUDFLARE_ACCESS_CLIENT_ID": "a\nb"})
 
 
+@ABOVE
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -116,6 +119,7 @@ def test_header_values_are_masked_everywhere(words, server, config, tmp_path):
     assert KEY not in done.stdout + done.stderr
 
 
+@ABOVE
 def test_curl_lines_have_variables_in_place_of_the_values(config):
     text = f"base_url: 'http://127.0.0.1:9', headers: {json.dumps(HEADERS)}"
     config(f"profiles: {{p: {{{text}}}}}")
@@ -129,6 +133,7 @@ def test_curl_lines_have_variables_in_place_of_the_values(config):
         assert f"--header {header}" in line
 
 
+@ABOVE
 def test_headers_are_not_sent_unencrypted_to_another_machine(connect):
     exposed = connect("http://far.test", allow_http=True, headers=HEADERS)._transport
     assert exposed._headers == HEADERS
@@ -136,12 +141,14 @@ def test_headers_are_not_sent_unencrypted_to_another_machine(connect):
     assert plain._transport._headers == {}
 
 
+@ABOVE
 def test_a_value_that_is_a_word_stays_in_results(server, connect):
     words = {"X-Project": "a-project-with-a-long-name"}
     server.on("GET", PATH, {"supported_models": [{"model_name": words["X-Project"]}]})
     assert connect(server.url, headers=words).models.list()[0].model_name == words["X-Project"]
 
 
+@ABOVE
 def test_config_set_reads_headers_as_json(config, tmp_path):
     path = config("profiles: {p: {timeout: 30s}}")
     (tmp_path / "h.json").write_text(json.dumps(HEADERS, indent=1))

@@ -24,6 +24,7 @@ from tinkex.exceptions import (
 )
 
 pytestmark = pytest.mark.both_pools
+ABOVE = pytest.mark.only_pool("default", "it is decided above the pools")
 
 KEY = "tml-test-key-0123456789"
 ESCAPED = "".join(f"\\u{ord(c):04X}" for c in KEY)
@@ -67,6 +68,7 @@ def sampling(server, result):
     server.on("POST", "retrieve_future", *result)
 
 
+@ABOVE
 def test_notes_queue_reasons_and_failed_operations_hide_it(server, client, waits):
     again = {"type": "try_again", "queue_state_reason": f"busy with {KEY}"}
     sampling(server, [again, {"error": f"boom {KEY}", "category": "server"}])
@@ -139,6 +141,7 @@ def test_a_trickle_of_headers_ends_a_download(dripping, server, connect, tmp_pat
         connect(server.url, timeout=0.6).checkpoints.download(SAMPLER, tmp_path / "d")
 
 
+@ABOVE
 def test_the_end_of_a_session_waits_for_no_answer(server, client):
     sampling(server, [{}])
     server.on("POST", "sessions/s/finish", server.reply({}, delay=NEVER))
@@ -182,6 +185,7 @@ def test_malformed_addresses_are_invalid_answers(
     assert list(tmp_path.iterdir()) == []
 
 
+@ABOVE
 @pytest.mark.parametrize("bad", ["..", "\ud800", "a\nb"])
 def test_ids_of_a_server_that_cannot_be_are_its_fault(bad, server, client):
     server.on("POST", "create_session", {"session_id": bad})
@@ -198,6 +202,7 @@ def test_ids_of_a_server_that_cannot_be_are_its_fault(bad, server, client):
         client.create_lora_training_client("m").save_weights_for_sampler("x")
 
 
+@ABOVE
 def test_values_out_of_range():
     odd = {"tinker_path": SAMPLER, "time": 10**400, "size_bytes": 10**400}
     found = Checkpoint.from_json(odd)
@@ -213,6 +218,7 @@ def test_values_out_of_range():
 # Files -----------------------------------------------------------------------------------------
 
 
+@ABOVE
 @pytest.mark.parametrize(
     ("location", "limit", "error"),
     [

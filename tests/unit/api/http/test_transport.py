@@ -26,6 +26,7 @@ from tinkex.exceptions import (
 )
 
 pytestmark = pytest.mark.both_pools
+ABOVE = pytest.mark.only_pool("default", "it is decided above the pools")
 
 KEY = "tml-test-key-0123456789"
 CAPABILITIES = {"supported_models": [{"model_name": "m"}]}
@@ -90,6 +91,7 @@ def test_passing_failures_of_a_get_are_repeated_and_told(
     assert naps[1:] == sorted(naps[1:])
 
 
+@ABOVE
 @pytest.mark.parametrize("status", [400, 402, 403, 404, 409, 410, 422, 405])
 def test_lasting_failures_are_not_repeated(status, server, client):
     server.on("GET", PATH, server.reply({"detail": "no such luck"}, status))
@@ -98,6 +100,7 @@ def test_lasting_failures_are_not_repeated(status, server, client):
     assert (len(server.seen), caught.value.status) == (1, status)
 
 
+@ABOVE
 @pytest.mark.parametrize(
     ("status", "body", "words"),
     [
@@ -120,6 +123,7 @@ def test_what_is_not_offered_comes_with_the_sentence_of_the_server(
     assert [seen.method for seen in server.seen].count("POST") == 1
 
 
+@ABOVE
 def test_the_sentence_of_a_download_that_is_not_offered_is_shown(server, client, tmp_path):
     reply = server.reply({"error": "unsupported", "message": "run: modal volume get a"}, 405)
     path = "training_runs/r/checkpoints/sampler_weights"
@@ -128,6 +132,7 @@ def test_the_sentence_of_a_download_that_is_not_offered_is_shown(server, client,
         client.checkpoints.download("tinker://r/sampler_weights/x", tmp_path / "d")
 
 
+@ABOVE
 @pytest.mark.parametrize("body", [{"error": "no engine"}, {"error_message": "no engine"}])
 def test_an_error_in_a_successful_response_is_shown(body, server, client):
     server.on("GET", PATH, body)
@@ -139,6 +144,7 @@ def test_an_error_in_a_successful_response_is_shown(body, server, client):
     assert client.request("GET", PATH).object() == body  # 'tinkex api' shows it as it is
 
 
+@ABOVE
 def test_a_traceback_of_a_server_is_one_line_and_whole_in_the_log(server, client, caplog):
     traceback = f"Traceback (most recent call last):\n  File\x1b[1m {KEY}\nValueError: too large"
     server.on("GET", PATH, server.reply({"detail": traceback}, 500, {"x-should-retry": "false"}))
@@ -149,6 +155,7 @@ def test_a_traceback_of_a_server_is_one_line_and_whole_in_the_log(server, client
     assert lines[1:] == [traceback.splitlines()[0], "  File\ufffd[1m …", "ValueError: too large"]
 
 
+@ABOVE
 def test_the_server_decides_about_repetition(server, client, naps):
     retry = {"x-should-retry": "true"}
     server.on("GET", PATH, server.reply({"detail": "locked"}, 409, retry), CAPABILITIES)
@@ -160,6 +167,7 @@ def test_the_server_decides_about_repetition(server, client, naps):
         client.models.list()
 
 
+@ABOVE
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [
@@ -177,6 +185,7 @@ def test_the_server_says_when(headers, seconds, server, client, naps):
     assert naps == [pytest.approx(seconds)]
 
 
+@ABOVE
 def test_a_wait_beyond_the_deadline_is_not_begun(server, client, naps):
     server.on("GET", PATH, server.reply({"detail": "busy"}, 429, {"Retry-After": "30"}))
     with pytest.raises(RateLimited) as caught:
@@ -194,6 +203,7 @@ def test_a_post_is_not_repeated(reply, server, client):
     assert server.seen[0].headers["x-idempotency-key"].startswith("tinkex-")
 
 
+@ABOVE
 @pytest.mark.parametrize("path", ["create_session", "create_sampling_session"])
 def test_a_429_without_retry_after_is_a_limit_where_something_is_created(path, server, client):
     server.on("POST", "create_session", {"session_id": "s"})
@@ -204,6 +214,7 @@ def test_a_429_without_retry_after_is_a_limit_where_something_is_created(path, s
     assert len(server.requests(path)) == 1
 
 
+@ABOVE
 def test_a_429_with_retry_after_is_waited_for_whatever_the_method(server, client, naps):
     busy = server.reply({"detail": "busy"}, 429, {"Retry-After": "3"})
     server.on("POST", "create_session", busy, {"session_id": "s"})
@@ -251,6 +262,7 @@ def test_where_no_connection_can_be_made(connect, waits, monkeypatch):
         connect("https://127.0.0.1:1").models.list()
 
 
+@ABOVE
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
@@ -298,6 +310,7 @@ def test_a_post_is_redirected_only_where_it_stays_one(server, client):
     assert len(server.seen) == 3
 
 
+@ABOVE
 def test_redirects_in_circles_end(server, client):
     server.on("GET", PATH, server.reply(None, 302, {"Location": PATH}))
     with pytest.raises(InvalidResponse, match="redirects in a loop"):
@@ -353,6 +366,7 @@ def by_key(server, good, headers=None):
     return lambda seen: server.reply(CAPABILITIES) if seen.headers["x-api-key"] == good else refusal
 
 
+@ABOVE
 def test_a_key_is_exchanged_once_and_an_expired_token_replaced(server, client):
     serve_tokens(server)
     server.on("GET", PATH, by_key(server, "eyJ.new"))
@@ -366,6 +380,7 @@ def test_a_key_is_exchanged_once_and_an_expired_token_replaced(server, client):
     assert server.seen[-1].headers["x-api-key"] == "eyJ.newer"
 
 
+@ABOVE
 def test_waiting_for_the_exchange_of_another_thread_has_an_end(server, client):
     asked, go = threading.Event(), threading.Event()
 
@@ -388,6 +403,7 @@ def test_waiting_for_the_exchange_of_another_thread_has_an_end(server, client):
     assert client.models.list()
 
 
+@ABOVE
 def test_a_command_is_asked_for_another_key(server, connect, tmp_path):
     keys = tmp_path / "keys"
     keys.write_text("first\n")

@@ -166,9 +166,9 @@ def test_a_pause_longer_than_the_timeout_is_not_waited_for(server, sampler, conn
     assert len(sampler.submitted) == 1
 
 
-def test_sampling_ends_with_the_timeout(client, server, sampler, connect):
+def test_sampling_ends_with_the_timeout(client, server, sampler, connect, naps):
     server.on("POST", "retrieve_future", {"type": "try_again"})
-    sampling = connect(server.url, timeout=0.3).create_sampling_client(base_model="m")
+    sampling = connect(server.url, timeout=3).create_sampling_client(base_model="m")
     with pytest.raises(TimedOut, match=r"^Timed out while awaiting sampling$"):
         sampling.sample([1])
     gate = module.Backpressure()

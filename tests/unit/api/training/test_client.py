@@ -165,7 +165,7 @@ def test_a_refused_save_frees_the_place_of_its_run(can_finish, service, client):
     assert caught.value.aftermath == f"The training run {RUN} was created and has no checkpoint."
 
 
-def test_a_run_that_may_have_a_checkpoint_is_never_unloaded(service, client):
+def test_a_run_that_may_have_a_checkpoint_is_never_unloaded(service, client, naps):
     service.on("POST", "retrieve_future", {}, {"path": None}, REFUSED)
     training = client.create_lora_training_client("any")
     training.save_state("one")

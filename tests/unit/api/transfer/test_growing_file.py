@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tinkex.api.http.concurrency import run_in_thread
-from tinkex.api.transfer.growing import Failed, GrowingFile, Restarted, Written
+from tinkex.api.transfer.ranges import Failed, GrowingFile, Restarted, Written
 
 
 @pytest.fixture
