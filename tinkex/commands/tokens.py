@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tinkex.columns import Structure, plain_text, printable
 from tinkex.commands import arguments
@@ -25,6 +25,9 @@ _NUMBERS = re.compile(r"\s*\d+(?:[\s,]+\d+)*\s*", re.ASCII)
 
 class _TokensLister(Lister):
     """A list with a row for each prompt of a file; no request is sent."""
+
+    #: Whether text is expected, so that text which looks like token ids is reported.
+    reads_text: ClassVar[bool] = True
 
     @property
     def formatter_default(self) -> str:
@@ -67,6 +70,8 @@ class _TokensLister(Lister):
             chat=getattr(parsed_args, "chat", False),
             system=getattr(parsed_args, "system", None),
         )
+        if self.reads_text and (doubt := prompts.doubt("encoded")):
+            self.app.warn(doubt)
         try:
             tokenizer = load_tokenizer(parsed_args.base_model)
         except BaseException:
@@ -133,6 +138,7 @@ class DecodeTokens(_TokensLister):
         "Token ids are a JSON array, JSONL rows with 'tokens', or numbers separated by blanks or "
         "commas. Special tokens are included."
     )
+    reads_text = False
     column_names = ("id", "text")
     examples = (
         "tinkex tokens decode ids.json --base-model Qwen/Qwen3-8B",
