@@ -11,7 +11,7 @@ from tinkex.columns import Structure, plain_text, printable
 from tinkex.commands import arguments
 from tinkex.commands.base import Lister
 from tinkex.commands.run import add_chat_options
-from tinkex.exceptions import UsageError
+from tinkex.exceptions import TokenizerError, UsageError
 
 if TYPE_CHECKING:
     from tinkex.api import Tokenizer
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["CountTokens", "DecodeTokens", "EncodeTokens"]
 
+_HINT = (
+    "Name another model with --base-model, or a directory with its tokenizer.json; for messages, a "
+    "chat model."
+)
 #: Token ids as a shell or a table has them: numbers separated by blanks or commas.
 _NUMBERS = re.compile(r"\s*\d+(?:[\s,]+\d+)*\s*", re.ASCII)
 
@@ -74,8 +78,11 @@ class _TokensLister(Lister):
             self.app.warn(doubt)
         try:
             tokenizer = load_tokenizer(parsed_args.base_model)
-        except BaseException:
+            if prompts.needs_template:
+                _ = tokenizer.template  # a missing template is reported before any row
+        except TokenizerError as error:
             prompts.close()
+            error.hint = error.hint or _HINT
             raise
         return _closing(prompts, tokenizer)
 

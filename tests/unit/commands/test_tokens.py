@@ -150,7 +150,9 @@ def test_mistakes_are_reported(argv, stdin, message, tinkex):
 def test_messages_need_a_template(tinkex, model, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes(Path(model, "tokenizer.json").read_bytes())
     words = ["tokens", "count", "-", "--chat", "--base-model", str(tmp_path)]
-    assert "has no chat template" in tinkex(*words, stdin="x", code=1).stderr
+    done = tinkex(*words, stdin="x", code=1)
+    assert "has no chat template" in done.stderr
+    assert "Hint: Name another model with --base-model, or a directory" in done.stderr
 
 
 # ---------------------------------------------------------------- estimates
