@@ -135,7 +135,7 @@ _PLUGIN_COMMANDS = {
     **dict.fromkeys(
         ("checkpoint export", "checkpoint inspect", "checkpoint push-hf"), "tinkex-hub"
     ),
-    "train": "tinkex-train",
+    "train sft": "tinkex-train",
 }
 
 
