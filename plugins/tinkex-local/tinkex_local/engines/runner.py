@@ -40,8 +40,9 @@ TURN_SECONDS = 0.1
 #: Seconds that a poll spends on another request while its own waits.
 HELP_SECONDS = 0.5
 
-#: Seconds that a request waits for one with a lower number, which the client sent later.
-GAP_SECONDS = 20.0
+#: Seconds that a request waits for one with a lower number, after the last arrival of any; clients
+#: send the first request of a batch last.
+GAP_SECONDS = 30.0
 
 CAPACITY = "Other requests are being computed; this one waits for its turn"
 
@@ -123,9 +124,11 @@ class Runner:
 
     def _wait_for(self, number: int, row: dict[str, Any], deadline: float) -> None:
         """Wait until request *number* may have arrived; fail *row*, the next one, after a time."""
-        if self._service.clock() - row["created"] < GAP_SECONDS:
-            with self._changed:
-                self._changed.wait(max(0.0, min(deadline - time.monotonic(), 1.0)))
+        since = operations.last_arrival(self._service, row["scope"])
+        if self._service.clock() - since < GAP_SECONDS:
+            with self._changed:  # held by arrived(), too, so that none is missed
+                if operations.missing(self._service, row["scope"], row["seq"]) is not None:
+                    self._changed.wait(max(0.0, min(deadline - time.monotonic(), 1.0)))
             return
         error = OperationError(
             f"Request {number} of this model has not arrived, so request {row['seq']} was not "
