@@ -12,7 +12,9 @@ from tests.bigram import A, B, BigramEngine, example, loss_body
 from tinkex.api.http.protobuf import forward_backward_output, forward_backward_request
 from tinkex_local.app import create_app
 from tinkex_local.engines import runner as runners
+from tinkex_local.engines.choice import Engines
 from tinkex_local.state import checkpoints
+from tinkex_local.state.models import LocalModel, built_in
 from tinkex_local.state.paths import parse
 from tinkex_local.wire.protobuf import RECORDS
 
@@ -588,6 +590,28 @@ def test_without_an_engine_that_trains_the_error_says_how_to_install_one(opened)
         answer = client.post(call, body)
         assert answer.status == 400
         assert "'pip install tinkex-torch' adds one" in answer.json["detail"]
+
+
+class EntryPoint:
+    def __init__(self, name, load):
+        self.name, self.load = name, load
+
+
+def test_an_installed_engine_is_preferred_and_a_broken_one_skipped(monkeypatch, caplog):
+    def broken():
+        raise ImportError("no such library")
+
+    found = [EntryPoint("torch", lambda: BigramEngine), EntryPoint("aaa", broken)]
+    found.append(EntryPoint("onnx", broken))  # it is imported only where no other serves the model
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: found)
+    model, engines = built_in(BASE_MODEL), Engines()
+    assert (engines.name_for(model), engines.trains(model)) == ("bigram", True)
+    assert isinstance(engines.engine(model), BigramEngine)
+    assert "the engine aaa failed: ImportError: no such library" in caplog.text
+    other = LocalModel("me/other", model.directory)
+    assert (engines.name_for(other), engines.trains(other)) == ("onnx", False)
+    assert engines.engine(other).name == "onnx"
+    assert engines.name_for(LocalModel("me/gone", model.directory / "gone")) is None
 
 
 def test_a_model_that_an_engine_trains_is_shown_as_such(client):
