@@ -468,6 +468,42 @@ def test_a_failure_fails_the_steps_that_were_sent_with_it(
     assert engine.runs[run].moments["step"] == [1]
 
 
+def test_an_interrupted_computation_starts_over(client, engine, run, submit):
+    def interrupt():
+        del engine.on["forward"]
+        raise KeyboardInterrupt
+
+    engine.on["forward"] = interrupt
+    request = submit(1)
+    with pytest.raises(KeyboardInterrupt):
+        client.retrieve(request)
+    assert engine.runs[run].gradients == {}
+    assert client.retrieve(request)["type"] == "forward_backward"
+    assert [name for name, _ in engine.calls].count("forward backward") == 2
+
+
+def test_a_request_that_is_not_polled_gives_way_to_others(client, engine, run, monkeypatch):
+    """What it has begun is closed, has added no gradients, and starts over when it is polled."""
+    monkeypatch.setattr(runners, "MAX_JOBS", 1)
+    monkeypatch.setattr(runners, "IDLE_SECONDS", -1.0)
+    monkeypatch.setattr(runners, "TURN_SECONDS", 0.0)
+    other, stopping = client.model(), client.app.service.stopping
+    first, second = (
+        client.post("forward_backward", loss_body(model, 1, [example([5, 6, 7])] * 3)).json
+        for model in (run, other)
+    )
+    engine.on["forward"] = stopping.set
+    assert client.post("retrieve_future", first).json["type"] == "try_again"
+    del engine.on["forward"]
+    stopping.clear()
+    for accepted in (second, first):
+        assert client.retrieve(accepted["request_id"])["type"] == "forward_backward"
+    calls = [name for name in engine.calls if name[0] == "forward backward"]
+    assert calls == [("forward backward", name) for name in (run, other, run)]
+    one, two = (engine.runs[name].gradients[B] for name in (run, other))
+    assert np.array_equal(one, two)
+
+
 def test_a_loss_that_is_not_finite_is_a_failure(client, engine, run, submit):
     rows = [example([5, 6], logprobs=[-3e38], advantages=[1.0])]
     outcome = client.retrieve(submit(1, *rows, loss_fn="importance_sampling"))

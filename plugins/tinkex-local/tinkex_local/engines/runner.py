@@ -72,6 +72,8 @@ class Runner:
         self._turn = threading.Lock()  # only one thread computes at a time
         self._changed = threading.Condition()
         self._jobs: dict[str, _Job] = {}
+        #: Work of dropped jobs, to be closed by a thread that has the turn.
+        self._dropped: list[Work] = []
         self._polls = 0
 
     def retrieve(self, request_id: str, seconds: float = POLL_SECONDS) -> dict[str, Any]:
@@ -185,7 +187,7 @@ class Runner:
         now = time.monotonic()
         for name, job in list(self._jobs.items()):
             if now - job.polled > IDLE_SECONDS and job.ended is None and not job.lock.locked():
-                job.work.close()
+                self._dropped.append(job.work)
                 del self._jobs[name]
                 return
 
@@ -199,6 +201,8 @@ class Runner:
             if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
                 break
             try:
+                while self._dropped:
+                    self._dropped.pop().close()
                 if job.ended is None:
                     job.ended = self._take_turn(job)
                 if job.ended is not None:
@@ -226,6 +230,9 @@ class Runner:
         except Exception as error:  # a bug here or in an engine: clients must not poll forever
             note_fault(job.row["kind"], error)
             return OperationError("Internal error", "server")
+        except BaseException:  # Ctrl-C: the next poll starts over
+            self._drop(job)
+            raise
         return None
 
     def _record(self, job: _Job, ended: Outcome | OperationError) -> None:
