@@ -133,7 +133,7 @@ _PLUGIN_COMMANDS = {
     **dict.fromkeys(("chat", "compare", "grade", "score"), "tinkex-lab"),
     "local": "tinkex-local",
     "checkpoint push-hf": "tinkex-hub",
-    "train": "tinkex-train",
+    "train sft": "tinkex-train",
 }
 
 

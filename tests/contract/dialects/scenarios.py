@@ -59,6 +59,7 @@ OFFLINE = {
     **dict.fromkeys(("local info", "local model list", "checkpoint verify"), "reads files"),
     **dict.fromkeys(("note list", "note show"), "reads files"),
     **dict.fromkeys(("local model add", "note add", "plugin new"), "writes files"),
+    "local checkpoint add": "copies files",
     **dict.fromkeys(("local model remove", "local reset"), "removes files"),
     "auth logout": "forgets stored keys; asks the service only for keys of old logins",
     "auth switch": "chooses among the stored keys",
