@@ -4,6 +4,8 @@
 #   make test    lint, types, documentation, then the tests; five minutes with the installation
 #   make test-faults   every command against every fault; make test runs a sample
 #   make test-kills    commands killed and interrupted at random moments, 200 times each
+#   make test-train    everything that computes with PyTorch, in an environment with 1.5 GB of packages
+#   make demo-train    fine-tunes the small model: loss, samples before and after, the same in PEFT
 #   make test-load     64 clients at once on the local service
 #   make audit   what is known against the versions of the dependencies
 #   make fuzz    every parser against many thousands of odd inputs
@@ -11,6 +13,7 @@
 #   make man     the manual pages, in doc/build/man
 #   make pictures  the terminal pictures of README and manual, from real output
 #   make bench   every measurement against the official command line; BENCH_ARGS="--only startup"
+#   make bench-train   steps per second against a loop of PyTorch and PEFT
 #   make clean   remove all that was made here
 #
 #   make lint | types | docs | pytest   one stage of the test; PYTEST_ARGS="-k publish" narrows it,
@@ -43,7 +46,8 @@ VENV := .venv/bin/python
 # Tests and tools leave nothing in the cache of the user.
 CACHE := XDG_CACHE_HOME=$(CURDIR)/.venv/cache
 
-.PHONY: help demo test environments lint types docs man pictures pytest test-faults test-kills test-load fuzz audit bench clean
+.PHONY: help demo demo-train test environments lint types docs man pictures pytest test-faults test-kills test-load test-train \
+    fuzz audit bench bench-train clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -69,11 +73,24 @@ define install
 endef
 
 # For development and tests: editable, so that sources are used as they are.
-EDITABLE := -e '.[test,doc]' $(foreach plugin,$(PLUGINS),-e $(plugin))
+# PyTorch has an environment of its own: everywhere else, its plugin is installed without it.
+TORCH := plugins/tinkex-torch
+EDITABLE := -e '.[test,doc]' $(foreach plugin,$(filter-out $(TORCH),$(PLUGINS)),-e $(plugin))
 .venv/.stamp: $(METADATA)
 	$(call new_venv,.venv,tinkex and its plugins and tools for development (about 95 packages and a minute))
 	$(call install,.venv,$(EDITABLE))
+	$(call install,.venv,--no-deps --no-build-isolation -e $(TORCH))
 	@rm -rf .venv/cache
+	@touch $@
+
+# Training, and what it is compared with. On Linux, pip prefers PyTorch for CUDA, which is several
+# gigabytes: PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS can name a place with the wheels for the CPU.
+.venv-train/.stamp: $(METADATA)
+	$(call new_venv,.venv-train,PyTorch and tinkex with all plugins (about 120 packages, 1.5 GB, two minutes))
+	$(call install,.venv-train,torch==2.13.0)
+	$(call install,.venv-train,transformers)
+	$(call install,.venv-train,peft 'tinker==0.38.*')
+	$(call install,.venv-train,-e '.[test]' $(foreach plugin,$(PLUGINS),-e '$(plugin)[test]'))
 	@touch $@
 
 # For the demonstration and the measurements: installed as a user installs it.
@@ -94,6 +111,9 @@ EDITABLE := -e '.[test,doc]' $(foreach plugin,$(PLUGINS),-e $(plugin))
 
 demo: .venv-demo/.stamp
 	@PATH="$(CURDIR)/.venv-demo/bin:$$PATH" doc/demo.sh
+
+demo-train: .venv-train/.stamp
+	@PATH="$(CURDIR)/.venv-train/bin:$$PATH" doc/demo-train.sh
 
 # Both environments are set up side by side, and so are the stages that use one processor each.
 test:
@@ -131,6 +151,11 @@ pictures: .venv/.stamp
 pytest: .venv/.stamp .venv-sdk/.stamp
 	@echo "pytest"
 	@$(CACHE) TINKEX_SDK_PYTHON=$(CURDIR)/.venv-sdk/bin/python $(VENV) -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+test-train: .venv-train/.stamp
+	@echo "pytest -m train"
+	@$(CACHE) OMP_WAIT_POLICY=PASSIVE TINKEX_SDK_PYTHON=$(CURDIR)/.venv-train/bin/python \
+	    .venv-train/bin/python -m pytest -q -m train $(PYTEST_ARGS)
 
 # The whole matrix of faults and commands; writes its table for the manual.
 test-faults: .venv/.stamp .venv-sdk/.stamp
@@ -172,7 +197,10 @@ bench: .venv-demo/.http2 .venv-sdk/.stamp
 	@.venv-demo/bin/python benchmarks/run.py --tinker .venv-sdk/bin/tinker \
 	    --write $(if $(BENCH_ARGS),benchmarks/out/RESULTS.md,benchmarks/RESULTS.md) $(BENCH_ARGS)
 
+bench-train: .venv-train/.stamp
+	@.venv-train/bin/python benchmarks/train.py --write benchmarks/TRAINING.md $(BENCH_ARGS)
+
 clean:
-	rm -rf .venv .venv-demo .venv-sdk .venv-audit build dist doc/build benchmarks/out *.egg-info \
+	rm -rf .venv .venv-demo .venv-sdk .venv-train .venv-audit build dist doc/build benchmarks/out *.egg-info \
 	    plugins/*/build plugins/*/dist plugins/*/*.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -24,8 +24,8 @@ WORDS = re.compile(
     re.IGNORECASE,
 )
 #: Lines of the package and of the tests. What is new may raise them; what is written again may not.
-LINES, TESTS = 25_000, 29_600
-MODULES, ROOM, COMMANDS, MODULE, FUNCTION, LOCAL = 95, 14, 25, 600, 40, 4_800
+LINES, TESTS = 29_000, 38_500
+MODULES, ROOM, COMMANDS, MODULE, FUNCTION, LOCAL = 110, 14, 27, 600, 40, 6_900
 _MADE = {"_commit.py"}
 
 Finding = tuple[str, int | str]

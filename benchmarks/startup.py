@@ -39,6 +39,7 @@ OFFICIAL = (
 )
 LIST_HTTP2 = f"{LIST} (with tinkex-http2)"
 SAMPLE = "tinkex --profile local run --max-tokens 8"
+SAMPLE_REQUESTS = f"{SAMPLE} (with an import of requests)"
 LIST_OF_MANY = f"{LIST} (150 distributions)"
 LIST_BESIDE_SLEEPER = f"{LIST} (a plugin sleeps at import)"
 DISTRIBUTIONS = 150
@@ -54,6 +55,7 @@ TARGETS = (
     Target(LIST_BESIDE_SLEEPER, LIST, 1.1),
     Target(LIST_HTTP2, LIST, 1.0),
     Target(LIST_HTTP2, LIST, 0, "cpu"),
+    Target(SAMPLE, SAMPLE_REQUESTS, 0.8),
     Target(SAMPLE, REQUESTS),
     Target(LIST, REQUESTS),
     Target(LIST, REQUESTS, 0, "cpu"),
@@ -73,7 +75,8 @@ what a list would cost with nothing of tinkex in it. {installed} distributions a
 last two lines
 are of the same program with more beside it: 150 of them, and a plugin with a command whose module
 sleeps for half a second when it is imported. The plugin tinkex-http2 is left out but in the line
-that names it; the local service is in the process of its command, and nothing is sent.
+that names it; the local service is in the process of its command, and nothing is sent. That
+command imported requests once; the line that still does shows what it costs.
 """
 LIMITS = """\
 four fifths of the time of a list are the imports of cliff and requests with the parts of the
@@ -105,11 +108,18 @@ def run(context: Context) -> Section:
             beside = environment(home, url, PYTHONPATH=str(place), TINKEX_PLUGINS=named)
             commands.append(Command(name, _argv(programs, LIST), beside))
         commands.append(Command(LIST_HTTP2, _argv(programs, LIST), environment(home, url)))
-        commands.append(Command(SAMPLE, _sample(programs), environment(home)))
+        sample = _sample(programs)
+        commands.append(Command(SAMPLE, sample, environment(home)))
+        with_requests = [str(context.python), "-c", _WITH_REQUESTS, *sample[1:]]
+        commands.append(Command(SAMPLE_REQUESTS, with_requests, environment(home)))
         samples = measure(commands, rounds)
     text = TEXT.format(rounds=rounds, installed=installed)
     found = verdicts(samples, TARGETS)
     return Section("Start-up", text, HEADER, rows(samples), found, LIMITS)
+
+
+#: The program, after an import that it does without.
+_WITH_REQUESTS = "import requests, sys; from tinkex.__main__ import main; sys.exit(main())"
 
 
 def _argv(programs: dict[str, Path], name: str) -> list[str]:

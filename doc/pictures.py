@@ -30,6 +30,10 @@ PICTURES = {
         # Greedy: the same text on every machine.
         f'tinkex run --base-model {MODEL} --prompt "Holmes sat" --max-tokens 24 --temperature 0',
     ),
+    "logprobs": (
+        f'tinkex run --base-model {MODEL} --prompt "Holmes sat" --max-tokens 24 --temperature 0 '
+        "--logprobs",
+    ),
     "mistakes": (
         "tinkex checkpoint lst",
         f"tinkex run --base-model {MODEL} --prompt Hello --max-token 30",
@@ -43,6 +47,9 @@ PICTURES = {
     ),
 }
 
+#: Pictures of output whose colours say something.
+COLOURED = {"logprobs"}
+
 # rich's own format fetches its font from a content network; the viewer's monospace will do.
 _FORMAT = re.sub(
     r"@font-face \{\{.*?\}\}\s*", "", rich._export_format.CONSOLE_SVG_FORMAT, flags=re.S
@@ -54,6 +61,8 @@ def transcript(world: examples.World, name: str) -> str:
     """Return what a reader sees who types the commands of the picture *name*."""
     hidden = "export TINKEX_PROFILE=local TINKEX_LOCAL_HOME=$PWD/local\n"
     hidden += "unset TINKER_BASE_URL TINKER_API_KEY"
+    if name in COLOURED:
+        hidden += " NO_COLOR\nexport CLICOLOR_FORCE=1"
     steps = [examples.Step(0, hidden, hidden=True)]
     steps += [examples.Step(number, line) for number, line in enumerate(PICTURES[name], 1)]
     _, *results = world.session(tuple(steps), f"picture-{name}")
@@ -84,7 +93,7 @@ def words(picture: str) -> str:
 
 def normal(text: str) -> str:
     """Return *text* as one line without what differs from run to run, wrapping included."""
-    return re.sub(r"\s+", "", examples.normal(text))
+    return re.sub(r"\s+", "", examples.normal(re.sub(r"\x1b\[[\d;]*m", "", text)))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,9 @@ __all__ = [
 ]
 
 #: Spelling of words in headings.
-_WORDS = {word.lower(): word for word in ("API", "HTTP", "ID", "LoRA", "MLP", "URL", "URN", "USD")}
+_WORDS = {
+    word.lower(): word for word in ("API", "HTTP", "ID", "LoRA", "MLP", "NLL", "URL", "URN", "USD")
+}
 #: Table headings that are not derived from the field name.
 HEADINGS = {
     "checkpoint_count": "Checkpoints",
@@ -52,6 +54,7 @@ HEADINGS = {
     "model_owner": "Owner",
     "org_urn": "Organization URN",
     "org_user_urn": "User URN",
+    "peft": "PEFT",
     "project_id": "Project",
     "run_id": "Run",
     "sampler_ids": "Samplers",
@@ -63,6 +66,7 @@ HEADINGS = {
     "train_unembed": "Train unembedding",
     "training_run_id": "Run",
     "training_run_ids": "Runs",
+    "vllm": "vLLM",
 }
 #: Columns with values that users copy; they are never wrapped or truncated.
 WHOLE = frozenset(
@@ -215,6 +219,8 @@ class Dollars(FormattableColumn[float | None]):
         if self._value is None:
             return ""
         # Tokens are cheap: an amount below a cent must not look like zero.
+        if 0 < self._value < 0.00005:
+            return "< $0.0001"
         return f"${self._value:,.4f}" if 0 < self._value < 0.01 else f"${self._value:,.2f}"
 
 
@@ -241,8 +247,8 @@ def _moment(value: datetime | str | None) -> datetime | str | None:
     """Return *value* in UTC; text that is not a time is returned unchanged."""
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-        if moment is None:
-            return None
+        if moment is None or moment.tzinfo is UTC:
+            return moment
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):  # the latter: beyond year 1 or 9999 in UTC
         return value
@@ -293,7 +299,8 @@ def _cell(name: str, value: Any) -> Any:
 
 def iso(moment: datetime) -> str:
     """Return *moment* as ISO 8601 in UTC with ``Z``; with a fraction of a second if it has one."""
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    moment = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return moment.isoformat().replace("+00:00", "Z")
 
 
 def relative(moment: datetime, now: datetime) -> str:

@@ -25,7 +25,8 @@
     │   ├── BadRequest (400, 422) · Unauthorized (401) · PaymentRequired (402)
     │   ├── Forbidden (403) · NotFound (404, 410) · NotOffered (404, 405, 501)
     │   └── Conflict (409) · RateLimited (429) · ServerError (5xx)
-    └── OperationFailed         a long-running operation failed
+    ├── OperationFailed         a long-running operation failed
+    └── LogprobsUnavailable     the server does not return the requested logprobs
 
 ``str(error)`` is a clause without the name of the operation. The command line adds ``<Operation>
 failed. …`` (see :meth:`TinkexError.sentence`) and, for each class, a hint about its options and
@@ -133,7 +134,7 @@ class UsageError(TinkexError):
 class InvalidName(UsageError):
     """A name of a checkpoint or training run is malformed, or does not exist.
 
-    :param resource: the kind of name: ``checkpoint`` or ``run``.
+    :param resource: the kind of name: ``checkpoint``, ``run`` or ``alias``.
     """
 
     def __init__(
@@ -186,7 +187,12 @@ class TransportError(TinkexError):
 
 
 class ConnectionFailed(TransportError):
-    """The connection failed."""
+    """The connection failed.
+
+    :ivar suspended: seconds beyond a time limit for which the process was suspended (Ctrl-Z).
+    """
+
+    suspended = 0.0
 
 
 class Unreachable(ConnectionFailed):
@@ -316,6 +322,10 @@ class OperationFailed(TinkexError):
     default_category: ClassVar[Category] = "server"
 
 
+class LogprobsUnavailable(TinkexError):
+    """The server does not return the requested logprobs."""
+
+
 _BY_STATUS: dict[int, type[APIError]] = {
     400: BadRequest,
     401: Unauthorized,
@@ -341,7 +351,7 @@ _FILLED_IN = frozenset(
     {
         *("user_metadata", "session_id", "model_id", "sampling_session_id", "request_id", "type"),
         *("seq_id", "session_seq_id", "model_seq_id", "sampling_session_seq_id", "sdk_version"),
-        *("prompt_logprobs", "allow_metadata_only"),
+        "allow_metadata_only",
     }
 )
 _FILLED_IN_HINT = (

@@ -16,11 +16,14 @@ from tinkex.exceptions import LimitReached, LocalError
 
 #: The public names, see the page "Plugin API".
 __all__ = [
+    "acquire_lock",
+    "check_writable",
     "locked",
     "plugin_directory",
     "private_directory",
     "replacing",
     "user_path",
+    "write_atomically",
     "xdg_directory",
 ]
 
@@ -111,7 +114,9 @@ def plugin_directory(kind: str, distribution: str) -> Path:
 
     Commands use ``self.data_dir`` and ``self.cache_dir``; hooks and drivers call this function.
 
-    :param kind: see :func:`xdg_directory`; files in ``cache`` may be deleted at any time.
+    :param kind: ``data`` for what the user wants to keep, ``state`` for what the plugin records
+        between two commands (positions, histories, locks), ``cache`` for what can be fetched or
+        computed again and may be deleted at any time, or ``config``.
     :param distribution: name of the plugin, in any spelling that pip accepts.
     :raises LocalError: it cannot be created, is a symbolic link, or others can access it.
     """

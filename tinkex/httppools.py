@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 from tinkex.api.http.concurrency import run_in_thread
-from tinkex.api.http.errors import CA_HINT, host_of
+from tinkex.api.http.errors import CA_HINT, host_of, suspended
+from tinkex.api.http.retry import LATE
 from tinkex.config import pools
 from tinkex.config.values import is_loopback
 from tinkex.exceptions import TinkexError, Unreachable
 from tinkex.plugins import PoolOptions
 
 #: What plugins may use, see the page "Plugin API".
-__all__ = ["CA_HINT", "authorities", "host_of", "proxy_error", "proxy_for", "run_in_thread"]
+__all__ = [
+    "CA_HINT",
+    "authorities",
+    "host_of",
+    "proxy_error",
+    "proxy_for",
+    "run_in_thread",
+    "suspension_error",
+]
 
 
 def proxy_for(url: str) -> str | None:
@@ -44,6 +54,18 @@ def proxy_error(url: str, reason: str, status: int | None = None) -> TinkexError
         return adapter.proxy_refusal(status, host, proxy)
     message = f"the HTTP proxy for {host} failed: {reason}"
     return Unreachable(message, hint=adapter.proxy_hint(proxy))
+
+
+def suspension_error(url: str, end: float) -> TinkexError | None:
+    """Return the error for an exchange that failed long after its time limit, or ``None``.
+
+    The process was suspended meanwhile (Ctrl-Z). With this error, tinkex does not count that time,
+    and sends the request again if it may be repeated.
+
+    :param end: when the time limit ended, by :func:`time.monotonic`.
+    """
+    late = time.monotonic() - end
+    return suspended(host_of(url), late) if late > LATE else None
 
 
 def authorities(options: PoolOptions) -> bytes:

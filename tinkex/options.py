@@ -158,6 +158,17 @@ class Parser(argparse.ArgumentParser):
                 hint = f"Use '=' before a value that begins with '-': {joined}"
         raise UsageError(message, hint=hint)
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            from tinkex.cli.errors import nearest
+
+            near = nearest(str(value), map(str, action.choices or ()))
+            if near is None:
+                raise
+            raise UsageError(str(error), hint=f"Did you mean {near}?") from None
+
     def option_strings(self) -> list[str]:
         """Return every option that this parser defines."""
         return sorted(self._option_string_actions)

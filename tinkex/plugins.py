@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tinkex.exceptions import PluginError, RequestShown, Terminated, TinkexError
 from tinkex.files import limit_error
@@ -46,6 +46,7 @@ __all__ = [
     "Timeouts",
     "TokenizerSource",
     "load_driver",
+    "preferred_pool",
 ]
 
 COMMANDS = "tinkex.commands"
@@ -178,7 +179,8 @@ class PoolSettings(Protocol):
         """The name by which the pool was chosen."""
 
     @property
-    def pool_options(self) -> PoolOptions: ...
+    def pool_options(self) -> PoolOptions:
+        """The TLS options of the pool."""
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -191,15 +193,16 @@ class PoolSettings(Protocol):
 class HttpPool(abc.ABC):
     """An HTTP pool, which sends requests; chosen by ``--http-pool`` (group ``tinkex.http_pools``).
 
-    The entry point names a subclass; it is created without arguments.
+    The entry point names a subclass; it is created without arguments. A pool that wraps another
+    one copies its ``base_url`` and ``needs_api_key`` in ``__init__``.
     """
 
     #: Address of the service if no base URL is set; ``None``: the official service.
-    base_url: ClassVar[str | None] = None
+    base_url: str | None = None
     #: Whether requests need an API key.
-    needs_api_key: ClassVar[bool] = True
+    needs_api_key: bool = True
     #: Whether requests are shown instead of sent, so that nothing may be changed.
-    is_dry_run: ClassVar[bool] = False
+    is_dry_run: bool = False
 
     @classmethod
     def preference(cls, settings: PoolSettings) -> int:
@@ -447,9 +450,12 @@ def load(entry_point: EntryPoint) -> Any:
         return entry_point.load()
 
 
-def preferred_pool(settings: PoolSettings) -> str | None:
-    """Return the name of the HTTP pool with the highest preference for *settings*, if any."""
-    best, found = 0, None
+def preferred_pool(settings: PoolSettings) -> str:
+    """Return the name of the HTTP pool that ``auto`` chooses for *settings*.
+
+    It has the highest preference; a pool that wraps it must not have one itself.
+    """
+    best, found = 0, "default"
     for entry_point in entry_points(HTTP_POOLS):
         if is_builtin(entry_point):
             continue

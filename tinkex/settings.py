@@ -8,6 +8,7 @@ a key from the environment.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -86,9 +87,7 @@ class Settings:
     def pool_driver(self) -> str:
         """Name of the installed HTTP pool behind ``http_pool``; ``auto`` chooses one."""
         name = self.pool_options.driver or self.http_pool
-        if name != pools.AUTO:
-            return name
-        return plugins.preferred_pool(self) or pools.DEFAULT_DRIVER
+        return plugins.preferred_pool(self) if name == pools.AUTO else name
 
     def plugin(self, name: str) -> Any:
         """Return the settings of the plugin *name*: the dataclass that it declares in the group
@@ -218,6 +217,7 @@ def resolve(
         values["pool_options"] = values["pool_options"]._replace(insecure=True)
         origins["http_pool.insecure"] = "--insecure"
     _add_driver(values, origins, config)
+    _check_server(named, values, origins, config, path)
     return Settings(**values, origins=origins)
 
 
@@ -396,12 +396,20 @@ def _add_pool_options(
     """Add the pool's options from the configuration file."""
     name = values.get("http_pool", DEFAULT_POOL)
     named = pools.named_in(config)
-    drivers = {ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS)} if named else set()
-    values["pool_options"], given = pools.options_of(name, config, path.parent, drivers)
+    values["pool_options"], given = _pool_options(name, config, path)
     section = f"{pools.SECTION}.{name}"
     origins |= {f"http_pool.{member}": section for member in given}
     if name in named or "http_pool" in origins:
         origins.setdefault("http_pool.driver", section if name in named else origins["http_pool"])
+
+
+def _pool_options(
+    name: str, config: Mapping[str, Any], path: Path
+) -> tuple[PoolOptions, tuple[str, ...]]:
+    """Return the options of the pool *name*, and the names of those set in the file *path*."""
+    is_named = bool(pools.named_in(config))
+    drivers = {ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS)} if is_named else set()
+    return pools.options_of(name, config, path.parent, drivers)
 
 
 def _add_driver(values: dict[str, Any], origins: dict[str, str], config: Mapping[str, Any]) -> None:
@@ -423,3 +431,36 @@ def _add_driver(values: dict[str, Any], origins: dict[str, str], config: Mapping
     # The address of a pool takes precedence over all but an option.
     if pool.base_url and origins.get("base_url") != "--base-url":
         values["base_url"], origins["base_url"] = pool.base_url, f"HTTP pool {name}"
+
+
+def _check_server(
+    named: _Source,
+    values: dict[str, Any],
+    origins: dict[str, str],
+    config: Mapping[str, Any],
+    path: Path,
+) -> None:
+    """Check that no other pool replaces the one that is the server of the profile.
+
+    Its requests would be sent to the official service.
+
+    :param named: the settings of the profile.
+    :raises SettingsError: it is replaced, and neither the profile nor a source that precedes the
+        profile names a server.
+    """
+    name, origin = named.get("http_pool", (None, ""))[0], origins.get("http_pool", "")
+    server = origins.get("base_url")
+    is_stale = server == ENVIRONMENT["base_url"] and origins.get("profile") == "--profile"
+    if not name or origin.startswith(PROFILE_ORIGIN) or not (server is None or is_stale):
+        return
+    driver = _pool_options(str(name), config, path)[0].driver
+    if driver in (pools.AUTO, pools.DEFAULT_DRIVER):
+        return
+    with contextlib.suppress(PluginError):  # a pool that is missing is not replaced
+        if plugins.load_driver(plugins.HTTP_POOLS, str(driver)).base_url:
+            omit = "Unset" if origin == ENVIRONMENT["http_pool"] else "Omit"
+            raise SettingsError(
+                f"the HTTP pool {name!r} is the server of profile {values['profile']!r}, but "
+                f"{origin} selects {values['http_pool']!r}",
+                hint=f"{omit} {origin}, or give the address of a server with --base-url.",
+            )

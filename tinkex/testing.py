@@ -131,17 +131,24 @@ def local_service(directory: str | os.PathLike[str]) -> Iterator[Path]:
 def check_distribution(name: str) -> None:
     """Check every entry point that the distribution *name* adds to tinkex.
 
-    :raises AssertionError: lists the faults: one does not load, a command has another base class,
-        a docstring is not one sentence, an argument has no help, an option clashes with a global
-        one, settings are not declared by a dataclass with defaults, a hook fails, clashes or names
-        an unknown command, tinkex has no such group, or the number of values in the rows that a
-        command returns is not that of its ``column_names``.
+    :raises AssertionError: lists the faults: the distribution is not installed, an entry point does
+        not load, has another base class or lacks a method, a docstring is not one sentence, an
+        argument has no help, an option clashes with a global one, settings are not declared by a
+        dataclass with defaults, a profile has unknown settings, a hook fails, clashes or names an
+        unknown command, tinkex has no such group, the number of values in the rows that a command
+        returns is not that of its ``column_names``, or ``plain_columns`` or ``droppable`` has other
+        names.
     """
-    from tinkex.cli.inventory import Inventory
+    from tinkex.cli.inventory import Inventory, nearest_plugin
 
     inventory = Inventory()
     found = [(ep, d) for ep, d in inventory.claims if plugins.same_name(d.name, name)]
-    faults = [] if found else [f"{name} has no entry point in any group of tinkex"]
+    faults = []
+    if plugins.find_distribution(name) is None:
+        near = nearest_plugin(name)
+        faults.append(f"{name} is not installed" + (f"; did you mean {near}?" if near else ""))
+    elif not found:
+        faults.append(f"{name} has no entry point in any group of tinkex")
     for ep, distribution in found:
         texts = [text] if (text := inventory.problem(ep, distribution)) else []
         if not texts and ep.group == plugins.COMMANDS:
@@ -164,6 +171,10 @@ def _command_faults(command: Any, name: str) -> Iterator[str]:
         return
     yield from (f"the argument {a.dest} has no help" for a in parser._actions if not a.help)
     names = getattr(command, "column_names", ())
+    for attribute in ("plain_columns", "droppable") if names else ():
+        for column in getattr(command, attribute, ()):
+            if column not in names:
+                yield f"{attribute} has {column!r}, which is not in column_names"
     for count in _row_lengths(command) if names else ():
         if count != len(names):
             yield f"a row has {count} values for {len(names)} column_names: {', '.join(names)}"

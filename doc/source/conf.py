@@ -23,7 +23,7 @@ project_copyright = "the tinkex authors"
 version = release = tinkex.__version__
 
 # The manual describes these plugins; tinkex-hello is an example.
-os.environ["TINKEX_PLUGINS"] = "tinkex-local,tinkex-hub"
+os.environ["TINKEX_PLUGINS"] = "tinkex-local,tinkex-hub,tinkex-train,tinkex-lab"
 
 extensions = ["cliff.sphinxext", "sphinx.ext.autodoc"]
 html_theme = "furo"
@@ -61,7 +61,7 @@ nitpick_ignore_regex = [
     ),
     (r"py:.*", r"(cliff|requests|tokenizers|urllib3)\..*"),
     (r"py:class", r"(Category|Path|datetime|optional|Any|Callable|Iterator|Mapping|Sequence)"),
-    (r"py:class", r"(R|T|.*\.R|OnWait|.*\.Category|tinkex\.api\.waiting\.Deadline)"),
+    (r"py:class", r"(R|T|.*\.[RT]|OnWait|.*\.Category|tinkex\.api\.waiting\.Deadline)"),
     (r"py:data", r"DEFAULT_MAX_TOKENS"),
 ]
 

@@ -19,7 +19,10 @@ ALLOWED = {
     },
     "tinkex-hello": {"tinkex"},
     "tinkex-http2": {"tinkex", "pyqwest"},
-    "tinkex-hub": {"tinkex", "huggingface_hub"},
+    "tinkex-hub": {"tinkex", "huggingface_hub", "ml_dtypes", "numpy"},
+    "tinkex-torch": {"tinkex-local", "numpy", "safetensors", "torch", "transformers"},
+    "tinkex-train": {"tinkex", "rich"},
+    "tinkex-lab": {"tinkex", "rich", "prompt_toolkit", "Jinja2"},
     "tinkex-local": {
         *("tinkex", "bottle", "msgspec", "numpy", "onnxruntime-genai", "safetensors"),
         *("tokenizers", "waitress"),

@@ -22,7 +22,6 @@ from tests.weights import weights
 from tinkex import exceptions
 from tinkex.api import (
     AdapterMismatch,
-    SampleResponse,
     SamplingParams,
     ServiceClient,
     TrainingClient,
@@ -166,17 +165,14 @@ def test_length_and_stop_strings(server, connect):
 
 
 def test_prompt_logprobs(server, connect):
-    client = connect(server)
-    sampling = client.create_sampling_client(base_model=MODEL)
-    body = {
-        "sampling_session_id": sampling.sampling_session_id,
-        "num_samples": 1,
-        "prompt": {"chunks": [{"type": "encoded_text", "tokens": [1, 2, 3]}]},
-        "sampling_params": SamplingParams().body(),
-        "prompt_logprobs": True,
-    }
-    result = sampling._result(body, 3, client.deadline("sampling"))
-    assert SampleResponse.from_json(result, 3).prompt_logprobs == (None, -1.0, -2.0)
+    sampling = connect(server).create_sampling_client(base_model=MODEL)
+    found = sampling.sample([1, 2, 3], prompt_logprobs=True)
+    assert found.prompt_logprobs == (None, -1.0, -2.0)
+    # Servers that do not know this member refuse or ignore it.
+    found = sampling.sample([1, 2, 3], prompt_logprobs_last_n=1)
+    assert found.prompt_logprobs == (None, None, -2.0)
+    with pytest.raises(exceptions.LogprobsUnavailable, match="alternatives to the sampled tokens"):
+        sampling.sample([1, 2, 3], topk_logprobs=2)
 
 
 def test_base_model_check(server, connect):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import tinkex_local
 from tests.contract.dialects.account import KEY, MODEL, Account
 from tests.contract.dialects.official import Official
 from tests.contract.dialects.scenarios import AS_ANOTHER, DIALECTS, OFFLINE, SCENARIOS
@@ -28,6 +29,7 @@ SCRIPTED: dict[str, type[Account]] = {
     "tuft": TuFT,
 }
 COMMANDS = set(TinkexApp().command_manager.commands)
+TOKENIZER = Path(tinkex_local.__file__).parent / "models" / "baker-street-2M"
 LOCAL_MODEL = "tinkex/baker-street-2M"
 
 
@@ -63,10 +65,11 @@ def local(names: dict[str, str], tmp_path: Path) -> Iterator[list[str]]:
 @contextmanager
 def speaking(dialect: str, tmp_path: Path) -> Iterator[tuple[Speaker, dict[str, str]]]:
     """Run a server of *dialect*; yields a function that runs a command, and the names of things."""
-    names = {"tmp": str(tmp_path), "key": KEY}
+    names = {"tmp": str(tmp_path), "key": KEY, "tokenizer": str(TOKENIZER)}
     for name, text in (
         ("tokens", "[5, 6, 7]"),
         ("prompts", '{"id": "one", "tokens": [5, 6, 7]}\n'),
+        ("rows", '{"text": "one two three"}\n'),
     ):
         names[name] = str(tmp_path / f"{name}.jsonl")
         Path(names[name]).write_text(text)

@@ -47,7 +47,7 @@ def manual(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def app() -> Iterator[TinkexApp]:
     """Return the application without the example plugin, as the manual describes it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(plugins.ONLY, "tinkex-local,tinkex-hub")
+        patch.setenv(plugins.ONLY, "tinkex-local,tinkex-hub,tinkex-train,tinkex-lab")
         yield TinkexApp()
 
 

@@ -60,7 +60,8 @@ def test_a_distribution_is_installed_as_declared_and_passes_the_published_check(
     installed = {(ep.group, ep.name, ep.value) for ep in distribution(name).entry_points}
 
     assert installed == DISTRIBUTIONS[name], "run pip install -e again (make does)"
-    testing.check_distribution(name)
+    if any(group.startswith("tinkex.") for group, _, _ in installed):  # not an engine alone
+        testing.check_distribution(name)
 
 
 def test_no_name_is_claimed_twice_and_every_group_is_one_that_tinkex_reads():

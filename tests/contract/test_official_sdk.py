@@ -128,7 +128,7 @@ def ours(environ, found):
     return lambda *words: json.loads(ours_in(environ, *words, "-f", "json") or "null")
 
 
-def test_the_sdk_trains_nothing_but_creates_saves_and_loads(found):
+def test_the_sdk_creates_saves_and_loads_and_learns_what_training_needs(found):
     assert found["models"] == [BASE_MODEL]
     assert found["info"] == found["loaded"] == [BASE_MODEL, True, 8]
     assert found["sampler_path"] == f"tinker://{found['run']}/sampler_weights/final"
@@ -136,7 +136,7 @@ def test_the_sdk_trains_nothing_but_creates_saves_and_loads(found):
     assert found["clash"].startswith("RequestFailedError")
     for refusal in found["training"]:
         assert refusal.startswith("BadRequestError")
-        assert "does not train" in refusal
+        assert "pip install tinkex-torch" in refusal
 
 
 def test_the_sdk_samples_from_base_and_checkpoint(found):

@@ -33,6 +33,7 @@ MODULES = (
     "tinkex.columns",
     "tinkex.commands.arguments",
     "tinkex.commands.base",
+    "tinkex.commands.sampling",
     "tinkex.exceptions",
     "tinkex.files",
     "tinkex.httppools",
@@ -42,7 +43,10 @@ MODULES = (
     "tinkex.testing",
 )
 #: What tests of the local service use besides, to compare both ends of the wire.
-COMPARED = {"tinkex.api.http.protobuf.sample_response"}
+COMPARED = {
+    f"tinkex.api.http.protobuf.{name}"
+    for name in ("forward_backward_output", "forward_backward_request", "sample_response")
+}
 #: What a command may use of its application.
 OF_THE_APP = {"stdin", "stdout", "stderr"}
 

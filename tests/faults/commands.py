@@ -6,12 +6,15 @@ Every command of tinkex and of the plugins in this tree is here, or among those 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.contract.dialects import scenarios
 
 #: Words of a command line that are filled in.
 PATH, RUN, OUT, MODEL = "{path}", "{run}", "{out}", "{model}"
-SESSION, PROMPTS = "{session}", "{prompts}"
+SESSION, PROMPTS, TEXTS = "{session}", "{prompts}", "{texts}"
+#: A file with a row to train on.
+ROWS = str(Path(__file__).with_name("rows.jsonl"))
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ COMMANDS: dict[str, Talk] = {
         unserved=True,
         parts=True,
     ),
+    "checkpoint export": Talk(("checkpoint", "export", PATH, "--output", OUT), "Checkpoint export"),
+    "checkpoint inspect": Talk(("checkpoint", "inspect", PATH), "Checkpoint inspect"),
     "checkpoint sync": Talk(("checkpoint", "sync", RUN, OUT), "Checkpoint sync"),
     "checkpoint set-ttl": Talk(
         ("checkpoint", "set-ttl", PATH, "--ttl", "7d"), "Checkpoint set-ttl"
@@ -87,6 +92,12 @@ COMMANDS: dict[str, Talk] = {
         waits=True,
         parts=True,
         keeps=("out", "out.batch.json", "out.failed.jsonl"),
+    ),
+    "train sft": Talk(
+        ("train", "sft", ROWS, "--base-model", MODEL, "--rank", "1", "--output", OUT),
+        "Training",
+        waits=True,
+        unserved=True,
     ),
     "run watch": Talk(("run", "watch", RUN), "Run watch", endless=True),
     "run wait": Talk(
@@ -112,6 +123,14 @@ COMMANDS: dict[str, Talk] = {
     "auth status": Talk(("auth", "status"), "Auth status"),
     "auth login": Talk(("auth", "login"), "Auth login"),
     "auth whoami": Talk(("auth", "whoami"), "Auth whoami"),
+    "chat": Talk(("chat", "--base-model", MODEL), "Chat"),
+    "compare": Talk(
+        ("compare", PROMPTS, "--base-model", MODEL, "--model-path", PATH, "--max-tokens", "1"),
+        "Compare",
+        waits=True,
+        parts=True,
+    ),
+    "score": Talk(("score", TEXTS, "--base-model", MODEL), "Scoring", waits=True),
     "hello": Talk(("hello",), "Hello"),
 }
 

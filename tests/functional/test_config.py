@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import stat
 from pathlib import Path
@@ -35,7 +36,7 @@ def run(line: str, *more: str, code: int = 0, **options):
 
 def test_every_setting_is_listed_with_what_it_is_for(path):
     rows = run("config show -f json").rows
-    rows = [row for row in rows if not row["name"].startswith("http_pool.")]
+    rows = [row for row in rows if "." not in row["name"]]
     assert len(rows) == 11
     found = {row["name"]: row for row in rows}
     assert found["project_id"]["value"] == "p1"
@@ -43,6 +44,18 @@ def test_every_setting_is_listed_with_what_it_is_for(path):
     assert found["api_key"]["value"] == "tml-…6789"
     assert found["base_url"]["variable"] == "TINKER_BASE_URL"
     assert all(row["description"] for row in rows)
+
+
+def test_origins_are_shown_at_80_columns(path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    url = f"https://tinker.example/{'x' * 60}"
+    done = run("config show --base-url", url, terminal=True)
+    lines = [re.split("  +", line) for line in done.stdout.splitlines()]
+    assert lines[0] == ["Name", "Origin", "Value"]
+    assert ["base_url", "--base-url", url] in lines
+    assert ["project_id", "profile work", "p1"] in lines
+    assert done.stderr.startswith("Hidden (terminal too narrow): Variable, Description;")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from tinkex.testing import invoke
 from tinkex_local.engines import onnx
 
 PAGES = examples.pages()
+#: Pages whose examples train with PyTorch.
+TRAINING = {"doc/source/tutorial/fine-tune.rst", "doc/source/howto/test-training.rst"}
 PLUGIN_TUTORIAL = examples.ROOT / "doc" / "source" / "tutorial" / "first-plugin.rst"
 PLUGIN = examples.ROOT / "plugins" / "tinkex-hello"
 
@@ -31,7 +33,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> examples.World:
     return examples.World(tmp_path_factory.mktemp("sessions"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
+def marked(page: Path) -> object:
+    return pytest.param(page, marks=pytest.mark.train) if name(page) in TRAINING else page
+
+
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES], ids=map(name, PAGES))
 def test_the_examples_run_and_print_what_is_shown(page: Path, world: examples.World):
     steps, home = examples.read(page).steps, name(page).replace("/", "-")
     assert examples.read(page).faults == ()

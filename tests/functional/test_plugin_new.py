@@ -58,6 +58,8 @@ def test_a_new_plugin_passes_its_tests_and_is_used_at_once(fresh: Environment):
     shown = json.loads(fresh.run("tinkex", "plugin", "show", "tinkex-demo", "-f", "json")[0])
     names = [command["name"] for command in shown["commands"]]
     assert names == ["demo add", "demo list", "demo show"]
-    assert [hook["options"] for hook in shown["hooks"]] == [["--demo-notes"]]
-    assert shown["settings"] == ["limit: a whole number; by default 20"]
+    assert [hook["options"] for hook in shown["hooks"]] == [["--with-demo"]]
+    assert shown["settings"] == [
+        "limit: maximum number of notes to list (a whole number; default 20)"
+    ]
     assert shown["errors"] == []

@@ -30,6 +30,7 @@ MEMBERS = st.sampled_from(
     [
         *(*NAMES, "expires_at", "user_metadata", "sequences", "tokens", "logprobs", "stop_reason"),
         *("prompt_logprobs", "topk_prompt_logprobs", "base_model", "detail", "error", "cursor"),
+        "topk_logprobs",
     ]
 )
 OBJECT = st.dictionaries(MEMBERS | st.text(max_size=5), JSON, max_size=8)
@@ -53,6 +54,8 @@ def test_a_checkpoint_is_read_or_shown_as_it_came(tried, value):
 
 @given(OBJECT, st.none() | st.integers(0, 5))
 @example({"sequences": [{"tokens": [1], "stop_reason": "stop", "logprobs": [float("nan")]}]}, 1)
+@example({"sequences": [{"tokens": [1], "topk_logprobs": [[[1, float("-inf")], [2, -1]]]}]}, 1)
+@example({"sequences": [], "topk_prompt_logprobs": [[[1, 10**400]]]}, 1)
 def test_samples_are_read_or_refused_and_stay_json(tried, value, length):
     tried()
     try:
@@ -67,11 +70,12 @@ def test_samples_are_read_or_refused_and_stay_json(tried, value, length):
 @example(b"\x12\xff\xff\xff\xff\x0f")
 def test_protobuf_is_read_or_refused(tried, message):
     tried()
-    try:
-        found = protobuf.sample_response(message)
-    except InvalidResponse:
-        return
-    assert isinstance(found["sequences"], list)
+    for decode, member in (
+        (protobuf.sample_response, "sequences"),
+        (protobuf.forward_backward_output, "loss_fn_outputs"),
+    ):
+        with contextlib.suppress(InvalidResponse):
+            assert isinstance(decode(message)[member], list)
 
 
 @given(

@@ -16,7 +16,13 @@ from tinkex import settings
 from tinkex.api.paths import TinkerPath
 from tinkex.cli.repl import parse, unfinished
 from tinkex.columns import Size, iso, printable, relative
-from tinkex.commands.inputs import nearly_token_ids, read_model_path, read_prompt
+from tinkex.commands.inputs import (
+    nearly_token_ids,
+    read_messages,
+    read_model_path,
+    read_prompt,
+)
+from tinkex.config import prices
 from tinkex.config.credentials import checked, read_argument
 from tinkex.config.values import parse_timeout
 from tinkex.exceptions import TinkexError, UsageError
@@ -196,3 +202,34 @@ def test_the_key_may_come_from_any_file(tried, tmp_path):
 @pytest.fixture(autouse=True)
 def no_terminal_width(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
+
+
+LISTED = st.dictionaries(st.sampled_from(["prefill", "cached", "sample", "train", "x"]), JSON)
+
+
+@given(
+    st.binary(max_size=60)
+    | st.builds(dict, date=st.text(max_size=5), models=st.builds(dict, m=JSON | LISTED)).map(
+        lambda value: json.dumps(value).encode()
+    )
+)
+@example(b'{"date": "x", "models": {"m": {"train": 1e999}}}')
+@example(b"[" * 5000)
+def test_a_price_list_has_prices_or_is_refused(tried, content):
+    tried()
+    with only_our_errors():
+        found = prices.parse(content, "prices.json", "m")
+        known = (found.prefill, found.cached, found.sample, found.train)
+        assert all(price is None or 0 <= price < float("inf") for price in known)
+
+
+@given(st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
+@example(b'[{"role": "user", "content": [{"type": "text", "text": "x"}]}]')
+def test_a_file_of_messages_is_a_conversation_or_refused(tried, tmp_path_factory, content):
+    tried()
+    file = tmp_path_factory.getbasetemp() / "messages"
+    file.write_bytes(content)
+    with only_our_errors():
+        for message in read_messages(str(file)):
+            assert isinstance(message["role"], str)
+            assert isinstance(message["content"], str)

@@ -173,17 +173,23 @@ def test_a_hook_that_fails_is_named_unless_it_means_to(fake_plugins, command, wh
 @pytest.mark.parametrize(
     ("returned", "why"),
     [
-        ("names + ('more',), rows", "ValueError: a row has 13 values for 14 columns: name, "),
-        ("3", "TypeError: "),
+        ("names + ('more',), rows", "a row has 13 values for 14 columns: name, "),
+        ("names, ((1,) for row in rows)", "a row has 1 values for 13 columns: name, "),
+        ("3", "after() of the hook 'h' returns no names and rows"),
     ],
 )
-def test_a_hook_that_returns_other_columns_or_rows_is_suspected(fake_plugins, returned, why):
-    code = HOOK.replace("return names, rows", f"return {returned}; names, rows")
-    fake_plugins.add("p-hook", "[tinkex.hooks.profile_list]\nh = p_hook:Hook\n", code)
+def test_of_three_hooks_the_one_that_returns_other_rows_is_named(fake_plugins, returned, why):
+    for name in ("p_first", "p_hook", "p_last"):
+        code = HOOK.replace("--twice", f"--{name}").replace("parsed_args.twice", "False")
+        if name == "p_hook":
+            code = code.replace("return names, rows", f"return {returned}; names, rows")
+        entry = f"[tinkex.hooks.profile_list]\nh = {name}:Hook\n"
+        fake_plugins.add(name.replace("_", "-"), entry, code)
     done = invoke(["profile", "list", "--json"])
     assert (done.exit_code, done.stdout) == (1, "")
-    message = json.loads(done.stderr)["error"]["message"]
-    assert f"this is a bug in tinkex or a plugin: p-hook 1.0 ({why}" in message
+    error = json.loads(done.stderr)["error"]
+    assert f"this is a bug in the plugin p-hook 1.0 ({why}" in error["message"]
+    assert error["hint"] == "To run without it: export TINKEX_PLUGINS=-p-hook"
 
 
 @pytest.mark.parametrize(
@@ -421,7 +427,7 @@ EITHER = "this is a bug in tinkex or a plugin: p-bad 2.1 "
         ("unmade", f"{OWN}(Bare)"),
         ("clashes", f"{OWN}(ArgumentError: argument --timeout: conflicting option string"),
         ("nothing", f"{EITHER}(TypeError: "),
-        ("uneven", f"{EITHER}(ValueError: a row has 3 values for 2 columns: one, two)"),
+        ("uneven", f"{OWN}(a row has 3 values for 2 columns: one, two)"),
         ("late", f"{OWN}(ZeroDivisionError: "),
         ("cells", f"{OWN}(ZeroDivisionError: "),
         ("config show -f shout", f"{OWN}(AttributeError: "),

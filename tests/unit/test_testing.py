@@ -61,8 +61,10 @@ def test_rows_of_a_failed_command_tell_why_it_failed():
 
 
 HALF_A_PLUGIN = """
+from cliff.formatters.base import ListFormatter
 from cliff.hooks import CommandHook
 from tinkex.commands.base import Command, Lister, ShowOne
+from tinkex.plugins import HttpPool, TokenizerSource
 
 class Wordy(Command):
     "No full stop"
@@ -99,7 +101,25 @@ class One(ShowOne):
     def take_action(self, parsed_args):
         return self.column_names, (1,)
 
+class Misspelt(Good):
+    "Misspell columns."
+    plain_columns = ("one", "tow")
+    droppable = ("thre",)
+
 class Foreign: pass
+
+class Pool(HttpPool): pass
+
+class Fussy(Pool):
+    def __init__(self): 1 / 0
+    def build(self, settings): pass
+
+class Shelf(TokenizerSource): pass
+
+class Format(ListFormatter):
+    def add_argument_group(self, parser): pass
+
+def profile(): return {"http_pol": "local"}
 
 class Hook(CommandHook):
     def get_parser(self, parser):
@@ -123,6 +143,15 @@ class Fails(Hook):
         ("commands greet = Uneven", "a row has 1 values for 2 column_names: one, two"),
         ("commands greet = Named", "a row has 3 values for 2 column_names"),
         ("commands greet = One", "a row has 1 values for 2 column_names"),
+        ("commands greet = Misspelt", "plain_columns has 'tow', which is not in column_names"),
+        ("commands greet = Misspelt", "droppable has 'thre', which is not in column_names"),
+        ("http_pools h = Foreign", "it is not a subclass of tinkex.plugins.HttpPool"),
+        ("http_pools h = Pool", "it has no build"),
+        ("http_pools h = Fussy", "ZeroDivisionError: division by zero"),
+        ("tokenizers h = Shelf", "it has no find"),
+        ("formatters.list h = Format", "it has no emit_list"),
+        ("formatters.show h = Format", "not a subclass of cliff.formatters.base.SingleFormatter"),
+        ("profiles h = profile", "unknown settings: http_pol"),
         ("hooks.run_list h = Fails", "ZeroDivisionError: division by zero"),
         ("hooks.run_list h = Hook", "argument --limit: conflicting option string: --limit"),
         (
@@ -155,3 +184,5 @@ def test_the_check_of_what_is_no_plugin(fake_plugins):
     fake_plugins.add("p-none", "[console_scripts]\nx = p_none:x\n")
     with pytest.raises(AssertionError, match="no entry point"):
         check_distribution("p-none")
+    with pytest.raises(AssertionError, match="-helo is not installed; did you mean tinkex-hello"):
+        check_distribution("tinkex-helo")

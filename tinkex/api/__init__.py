@@ -40,20 +40,30 @@ if TYPE_CHECKING:
     from tinkex.api.resources.sessions import Session as Session
     from tinkex.api.resources.sessions import Sessions as Sessions
     from tinkex.api.resources.sessions import Trace as Trace
-    from tinkex.api.resources.training import SavedWeights as SavedWeights
-    from tinkex.api.resources.training import TrainingClient as TrainingClient
     from tinkex.api.sampling.client import SamplingClient as SamplingClient
+    from tinkex.api.sampling.dataset import SupervisedRow as SupervisedRow
+    from tinkex.api.sampling.dataset import read_supervised_rows as read_supervised_rows
+    from tinkex.api.sampling.supervised import ExampleBuilder as ExampleBuilder
+    from tinkex.api.sampling.supervised import SupervisedExample as SupervisedExample
     from tinkex.api.sampling.tokenizer import Tokenizer as Tokenizer
     from tinkex.api.sampling.tokenizer import load_tokenizer as load_tokenizer
+    from tinkex.api.sampling.types import Logprobs as Logprobs
     from tinkex.api.sampling.types import SampledRow as SampledRow
     from tinkex.api.sampling.types import SampledSequence as SampledSequence
     from tinkex.api.sampling.types import SampleResponse as SampleResponse
     from tinkex.api.sampling.types import SampleRow as SampleRow
     from tinkex.api.sampling.types import SamplingParams as SamplingParams
+    from tinkex.api.training.client import SavedWeights as SavedWeights
+    from tinkex.api.training.client import TrainingClient as TrainingClient
+    from tinkex.api.training.types import AdamParams as AdamParams
+    from tinkex.api.training.types import Datum as Datum
+    from tinkex.api.training.types import ForwardBackwardResult as ForwardBackwardResult
+    from tinkex.api.training.types import TrainingFuture as TrainingFuture
     from tinkex.api.transfer.adapter import AdapterMismatch as AdapterMismatch
     from tinkex.api.transfer.download import Download as Download
     from tinkex.api.transfer.download import DownloadResult as DownloadResult
     from tinkex.api.transfer.progress import Progress as Progress
+    from tinkex.api.transfer.remote import RemoteFiles as RemoteFiles
     from tinkex.api.transfer.verify import VerifiedFile as VerifiedFile
     from tinkex.api.transfer.verify import verify as verify
 
@@ -71,13 +81,17 @@ _NAMES = {
     "resources.runs": "Runs TrainingRun",
     "resources.session_info": "SessionInfo SessionQuery SessionSummary",
     "resources.sessions": "Session Sessions Trace",
-    "resources.training": "SavedWeights TrainingClient",
     "sampling.client": "SamplingClient",
+    "sampling.dataset": "SupervisedRow read_supervised_rows",
+    "sampling.supervised": "ExampleBuilder SupervisedExample",
     "sampling.tokenizer": "Tokenizer load_tokenizer",
-    "sampling.types": "SampledRow SampledSequence SampleResponse SampleRow SamplingParams",
+    "sampling.types": "Logprobs SampledRow SampledSequence SampleResponse SampleRow SamplingParams",
+    "training.client": "SavedWeights TrainingClient",
+    "training.types": "AdamParams Datum ForwardBackwardResult TrainingFuture",
     "transfer.adapter": "AdapterMismatch",
     "transfer.download": "Download DownloadResult",
     "transfer.progress": "Progress",
+    "transfer.remote": "RemoteFiles",
     "transfer.verify": "VerifiedFile verify",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from tinkex.api.resources.checkpoints import Checkpoints
     from tinkex.api.resources.models import Models
     from tinkex.api.resources.runs import Runs
-    from tinkex.api.resources.training import TrainingClient
     from tinkex.api.resources.watch import Snapshot
     from tinkex.api.sampling.client import SamplingClient
+    from tinkex.api.training.client import TrainingClient
 
 
 class ServiceClient:
@@ -203,7 +203,7 @@ class ServiceClient:
         :raises UsageError: the service does not offer the model or the rank, or a value is out of
             range.
         """
-        from tinkex.api.resources import training
+        from tinkex.api.training import client as training
 
         lora = training.LoraConfig(rank, seed, train_mlp, train_attn, train_unembed)
         deadline = self._transport.deadline("the training run to be created")
@@ -224,8 +224,8 @@ class ServiceClient:
 
         :param optimizer: load the optimizer's state as well.
         """
-        from tinkex.api.resources import training
         from tinkex.api.resources.checkpoint_info import lineage_of
+        from tinkex.api.training import client as training
 
         parsed = TinkerPath.from_string(path)
         deadline = self._transport.deadline("the training run to be created")

@@ -21,6 +21,12 @@ KINDS = {"weights": "training", "sampler_weights": "sampler", "external_weights"
 SAMPLER_KIND = "sampler_weights"
 
 
+#: The usual form of a path, which needs no further check.
+_USUAL = re.compile(
+    r"tinker://([A-Za-z0-9][\w:.-]{0,200})/(weights|sampler_weights|external_weights)/"
+    r"([A-Za-z0-9][\w.-]{0,200})",
+    re.ASCII,
+)
 #: The run in the address of a console page.
 _PAGE_OF_RUN = re.compile(r"/(?:training[-_]runs|checkpoints)/([^/?#\s]+)")
 #: The web console of the official service; no other server is known to have one.
@@ -52,7 +58,10 @@ class TinkerPath:
 
         :raises InvalidName: *text* is malformed.
         """
-        scheme, _, rest = pasted(str(text)).partition("://")
+        text = str(text)
+        if usual := _USUAL.fullmatch(text):
+            return cls(*usual.groups())
+        scheme, _, rest = pasted(text).partition("://")
         parts = rest.split("/")
         if len(parts) == 2 and parts[1] not in KINDS:
             parts.insert(1, SAMPLER_KIND)

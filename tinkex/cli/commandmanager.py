@@ -197,10 +197,14 @@ class Formatters:
 
 
 class Hook(NamedTuple):
-    """A hook of one command; cliff calls :attr:`obj`, whose errors name the plugin."""
+    """A hook of one command; cliff calls :attr:`obj`, whose errors name the plugin.
+
+    :ivar options: what it has added to the parser.
+    """
 
     obj: Any
     entry_point: EntryPoint
+    options: list[argparse.Action]
 
 
 def parser_with_hooks(
@@ -222,8 +226,10 @@ def parser_with_hooks(
     while True:  # start over after an error: the hook may have added some of its options
         parser = command.get_parser(prog)
         for hook in hooks:
+            before = len(parser._actions)
             try:
                 hook.obj.get_parser(parser)
+                hook.options[:] = [a for a in parser._actions[before:] if a.option_strings]
                 if epilog := hook.obj.get_epilog():
                     parser.epilog = f"{parser.epilog or ''}\n\n{epilog}".lstrip()
             except PluginError as error:
@@ -257,4 +263,4 @@ def _load_hook(entry_point: EntryPoint, command: cliff.command.Command) -> Hook:
             before=guarded(hook.before, TinkexError),
             after=guarded(hook.after, TinkexError),
         )
-    return Hook(guards, entry_point)
+    return Hook(guards, entry_point, [])

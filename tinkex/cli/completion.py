@@ -182,6 +182,8 @@ class _CommandLine:
         metavar = str(action.metavar)
         if action.dest == "profile" or metavar == "<profile>":
             return _plain(settings.profile_names())
+        if metavar == "<alias>":
+            return _plain(name.removeprefix("@") for name, _ in _aliases())
         if metavar == "<key_name>":
             return _plain(_stored_keys())
         if action.dest == "http_pool":
@@ -200,14 +202,15 @@ class _CommandLine:
         if kind is None:
             return Offer(files=_FILES.get(metavar, ""))
         run, at, _ = current.partition("@")
+        own = _aliases() if not run and kind in ("checkpoints", "runs") else ()
         if at and kind == "checkpoints":
-            return Offer(tuple((run + name, note) for name, note in _NEWEST))
+            return Offer((*((run + name, note) for name, note in _NEWEST), *own))
         if at:
-            return Offer(_NEWEST[:1])
+            return Offer((*_NEWEST[:1], *own))
         if kind != "checkpoints":
             return _plain(name for name in self._names(kind) if name not in self._words)
         files = "directories" if action.dest == "model_path" else ""
-        return Offer(self._checkpoints(current).values, files)
+        return Offer((*self._checkpoints(current).values, *own), files)
 
     # ------------------------------------------------------------------ names of the service
 
@@ -243,6 +246,15 @@ class _CommandLine:
             value = getattr(self._app.shell_options, name, None)
             parser.add_argument("--" + name.replace("_", "-"), default=value)
         return vars(parser.parse_known_args(self._words)[0])
+
+
+def _aliases() -> tuple[tuple[str, str], ...]:
+    """Return the aliases, with the paths of their checkpoints as notes."""
+    from tinkex.config import aliases
+
+    with suppress(TinkexError):  # the command reports it
+        return tuple((f"@{name}", path) for name, path in aliases.read().items())
+    return ()
 
 
 def _stored_keys() -> list[str]:

@@ -40,7 +40,8 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
     exceptions.TargetInUse: "Wait for it, or choose another path with --output.",
     exceptions.SharedName: "Add --force if both may be changed or lost.",
     exceptions.TokenizerError: f"{_TOKENIZER}, or give the prompt as token ids.",
-    exceptions.ChatTemplateError: f"{_TOKENIZER}, or give the prompt as text.",
+    exceptions.ChatTemplateError: "Base models have none: give the tokenizer of a chat model of "
+    "the same family with --tokenizer, or sample text instead of messages.",
     LocalError: "Check the name, the permissions and the free space.",
     exceptions.Unreachable: "Check the base URL: tinkex config show.",
     exceptions.TLSError: "Check the base URL: tinkex config show.",
@@ -59,6 +60,7 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
         _hint_for_resource(error) or "See 'tinkex checkpoint list' or 'tinkex run list'."
     ),
     exceptions.NotOffered: "Check which server this is: tinkex config show.",
+    exceptions.LogprobsUnavailable: "Leave the option out, or use a server that returns them.",
     exceptions.Conflict: "See the current state with 'tinkex checkpoint info'.",
     exceptions.RateLimited: "Wait a while, or send fewer concurrent requests.",
 }
@@ -91,8 +93,10 @@ FOREIGN = (
     ("-f", "-o --output --output-format"),
     *((f"-f {name}", f"--{name}") for name in ("csv", "plain", "table", "yaml")),
     ("-f plain", "--tsv"),
-    ("run", "chat complete generate sample"),
+    ("run", "complete generate sample"),
     ("checkpoint", "save create"),
+    ("config set", "set"),
+    ("tokens encode", "tokenize"),
     ("auth login", "api-key configure init key setup signin token"),
     ("complete", "completion"),
     ("billing usage", "cost usage"),
@@ -115,8 +119,8 @@ FOREIGN = (
 #: Words that are not commands, separated by commas → the hint about them.
 _NO_COMMANDS = {
     "interactive, repl, shell": "Type 'tinkex' alone for the interactive shell.",
-    "finetune, fine-tune, train": "Training needs the official SDK; 'tinkex checkpoint' saves a "
-    "new adapter to start from.",
+    "finetune, fine-tune, train, sft": "'tinkex train sft' fine-tunes a model; its plugin: "
+    "pip install tinkex-train",
     "install, plugin install": "A plugin is a Python package: pip install NAME",
     "update, upgrade": "Update it as it was installed: pip install --upgrade tinkex",
 }
@@ -125,7 +129,12 @@ _FIRST_NOUNS = ("checkpoint", "run")
 #: Command → the option that words after it probably belong to.
 _TEXT_OPTIONS = {"run": "--prompt"}
 #: Commands of this project's plugins, which may not be installed → the plugin.
-_PLUGIN_COMMANDS = {"local": "tinkex-local", "checkpoint push-hf": "tinkex-hub"}
+_PLUGIN_COMMANDS = {
+    **dict.fromkeys(("chat", "compare", "grade", "score"), "tinkex-lab"),
+    "local": "tinkex-local",
+    "checkpoint push-hf": "tinkex-hub",
+    "train": "tinkex-train",
+}
 
 
 def as_tinkex_error(error: BaseException, involved: Iterable[str] = ()) -> TinkexError:

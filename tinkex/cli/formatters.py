@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import json
 import math
 import os
 import re
@@ -33,6 +34,10 @@ Rows = Iterable[Row]
 
 #: Maximum characters of output in memory; longer output goes to a temporary file.
 _IN_MEMORY = 1024 * 1024
+#: Types of cells without a displayed form; faster to recognise than a FormattableColumn.
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+_SEPARATORS = (",\n    ", ": ")
+_flat = json.JSONEncoder(allow_nan=False, separators=_SEPARATORS).encode
 #: Codes around a heading on a terminal with colours.
 _COLOUR, _RESET = "\x1b[1;36m", "\x1b[0m"
 
@@ -297,15 +302,22 @@ class JSONFormatter(_JSONFormatter):
 
 
 def _raw(column_names: Names, data: Row) -> dict[str, Any]:
-    cells = [v.machine_readable() if isinstance(v, FormattableColumn) else v for v in data]
+    cells = [
+        v.machine_readable() if type(v) not in _PLAIN and isinstance(v, FormattableColumn) else v
+        for v in data
+    ]
     return dict(zip(column_names, cells, strict=True))
 
 
 def _indented(row: dict[str, Any]) -> str:
-    if any(cell and isinstance(cell, (dict, list, tuple)) for cell in row.values()):
+    is_flat = _PLAIN.issuperset(map(type, row.values()))
+    if not is_flat and any(c and isinstance(c, (dict, list, tuple)) for c in row.values()):
         return json_dumps(row, indent=2).replace("\n", "\n  ")
     # The encoder in C cannot indent, but a row without nested values needs only a separator.
-    flat = json_dumps(row, separators=(",\n    ", ": "))
+    try:
+        flat = _flat(row)
+    except ValueError:  # Infinity or NaN
+        flat = json_dumps(row, separators=_SEPARATORS)
     return f"{{\n    {flat[1:-1]}\n  }}" if row else "{}"
 
 

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from cliff.formatters.base import ListFormatter, SingleFormatter
 
 from tinkex import plugins
 from tinkex.cli.commandmanager import load_command, parser_with_hooks
 from tinkex.cli.errors import nearest
+from tinkex.config import file
 from tinkex.config.sections import types_of
-from tinkex.exceptions import PluginError
+from tinkex.config.values import PROFILE_KEYS
+from tinkex.exceptions import PluginError, TinkexError
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
+
+#: Group → the class that its entry points extend.
+_BASES = {
+    plugins.HTTP_POOLS: plugins.HttpPool,
+    plugins.TOKENIZERS: plugins.TokenizerSource,
+    plugins.LIST_FORMATTERS: ListFormatter,
+    plugins.SHOW_FORMATTERS: SingleFormatter,
+}
 
 
 class Inventory:
@@ -53,9 +65,14 @@ class Inventory:
             loaded = (load_command if group == plugins.COMMANDS else plugins.load)(entry_point)
             if group == plugins.SETTINGS:
                 types_of(loaded)
+            if group == plugins.PROFILES:
+                unknown = file.plugin_profile(name).keys() - PROFILE_KEYS
+                return f"unknown settings: {', '.join(sorted(unknown))}" if unknown else None
+            if group in _BASES:
+                _check_driver(group, name, loaded)
             if fault := self._faults_of_hooks(group).get(entry_point):
                 raise fault
-        except PluginError as error:
+        except TinkexError as error:
             return plugins.reason(error.__cause__) if error.__cause__ else str(error)
         return None
 
@@ -66,12 +83,14 @@ class Inventory:
                 yield ep, owner, text
 
     def not_installed(self) -> list[str]:
-        """Return the names in ``TINKEX_PLUGINS`` that match no installed plugin."""
-        return [
-            word
-            for word in plugins.names_in_variable()
-            if not any(plugins.same_name(owner.name, word.lstrip("-")) for _, owner in self.claims)
-        ]
+        """Return the names in ``TINKEX_PLUGINS`` that match no plugin, and similar names."""
+        found = []
+        for word in plugins.names_in_variable():
+            name = word.lstrip("-")
+            if not any(plugins.same_name(owner.name, name) for _, owner in self.claims):
+                near = nearest_plugin(name)
+                found.append(f"{word} (did you mean {near}?)" if near else word)
+        return found
 
     def _problem_of_group(self, group: str) -> str | None:
         if is_hook(group):
@@ -105,3 +124,24 @@ class Inventory:
 def is_hook(group: str) -> bool:
     """Return whether *group* contains the hooks of a command."""
     return group.startswith(plugins.HOOKS + ".")
+
+
+def nearest_plugin(name: str) -> str | None:
+    """Return the installed plugin whose name is closest to *name*, or ``None``."""
+    # Without their common prefix, which would make all names similar.
+    known = {d.name.removeprefix("tinkex-"): d.name for ep, d in plugins.claims()}
+    near = nearest(name.removeprefix("tinkex-"), known)
+    return known[near] if near else None
+
+
+def _check_driver(group: str, name: str, loaded: Any) -> None:
+    """Check that *loaded* can be used in *group*.
+
+    :raises PluginError: it has another base class, lacks a method, or does not start.
+    """
+    base = _BASES[group]
+    if not isinstance(loaded, type) or not issubclass(loaded, base):
+        raise PluginError(f"it is not a subclass of {base.__module__}.{base.__name__}")
+    if missing := getattr(loaded, "__abstractmethods__", None):
+        raise PluginError(f"it has no {' and no '.join(sorted(missing))}")
+    plugins.load_driver(group, name)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 #: Names that plugins may use; see the page "Plugin API".
 __all__ = [
+    "add_formats",
     "add_limit",
     "add_model_options",
     "add_paging",
@@ -25,6 +26,7 @@ __all__ = [
     "add_paths",
     "add_run",
     "add_scope",
+    "check_stdin",
     "checkpoint_path",
     "checkpoint_paths",
     "print_rest",
@@ -37,7 +39,7 @@ L = TypeVar("L", "Checkpoint", "TrainingRun")
 
 #: Checkpoint types: as named in paths, then as named by the service.
 TYPE_WORDS = ("weights", "sampler_weights", "external_weights", "training", "sampler", "external")
-_PATH_FORMS = "tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @latest"
+_PATH_FORMS = "tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest, @latest or @ALIAS"
 
 
 def add_path(parser: argparse.ArgumentParser) -> None:
@@ -61,24 +63,31 @@ def add_paths(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the argument ``run_id``, which names one training run; see :func:`with_run`."""
     parser.add_argument(
-        "run_id", metavar="<run_id>", help="training run: an id, its beginning, or @latest"
+        "run_id",
+        metavar="<run_id>",
+        help="training run: an id, its beginning, @latest, or the @ALIAS of one of its checkpoints",
     )
 
 
 def checkpoint_path(command: AnyCommand, text: str, *, kind: str | None = None) -> str:
     """Return the full path of the checkpoint that *text* names; print it if it differs.
 
-    A full path is returned unchanged, without a request.
+    A full path is returned unchanged, and an alias is replaced, without a request.
 
     :param kind: ``training`` or ``sampler``: the kind to prefer if *text* names several.
     :raises UsageError: *text* names no checkpoint, or several.
     """
     from tinkex.api.paths import TinkerPath, is_path
     from tinkex.api.resources.names import resolve_checkpoint
+    from tinkex.config import aliases
 
     if is_path(text):
         return str(TinkerPath.from_string(text))
-    path = resolve_checkpoint(command.client, text, kind=kind)
+    known = aliases.expand(text)
+    if known != text:
+        path = str(TinkerPath.from_string(known))
+    else:
+        path = resolve_checkpoint(command.client, text, kind=kind)
     command.status(f"{text} is {path}")
     return path
 
@@ -111,13 +120,14 @@ def with_run(command: AnyCommand, text: str, do: Callable[[str], R]) -> R:
     :raises UsageError: *text* names no run, or several.
     """
     from tinkex.api.resources import names
+    from tinkex.config import aliases
 
     def announce(run_id: str) -> R:
         if run_id != text:
             command.status(f"{text} is {run_id}")
         return do(run_id)
 
-    return names.with_run(command.client, text, announce)
+    return names.with_run(command.client, aliases.expand(text), announce)
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
@@ -330,7 +340,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model-path",
         metavar="<path>",
-        help="instead of --base-model: a checkpoint (tinker://RUN/KIND/NAME, RUN:NAME, @latest), "
+        help="instead of --base-model: a checkpoint (tinker://RUN/KIND/NAME, RUN:NAME, @latest, "
+        "@ALIAS), "
         "a directory with a downloaded one, a file in it, or a saved metadata file",
     )
 

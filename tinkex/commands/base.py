@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -26,12 +27,16 @@ from tinkex.files import plugin_directory
 from tinkex.options import Parser, add_global_options, edit_output_options
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
     from pathlib import Path
 
     from tinkex.api import Progress, ServiceClient
     from tinkex.settings import Settings
 
 __all__ = ["Command", "Lister", "ShowOne"]
+
+#: Options to leave out of the suggested command to resume → number of their values.
+_LEFT_OUT = {"--api-key": 1, "--force": 0, "--resume": 0}
 
 
 class _Bound(cliff.command.Command):
@@ -85,6 +90,23 @@ class _Bound(cliff.command.Command):
     def show_transfer(self, progress: Progress) -> None:
         """Show the progress of a download on a terminal; pass this as ``on_progress``."""
         self.app.display.transfer(progress)
+
+    def show_count(self, what: str, done: int, total: int) -> bool:
+        """Show on a terminal that *done* of *total* items are done; return whether it is drawn.
+
+        :param what: the activity, or a rate.
+        """
+        self.app.display.count(what, done, total)
+        return bool(self.app.display.draws)
+
+    def resume_command(self) -> str:
+        """Return the command line that resumes this command: the same one, with ``--resume``."""
+        words = _without(self.app.words, _LEFT_OUT)
+        return shlex.join([self.app.NAME, *words, "--resume"])
+
+    def clear_progress(self) -> None:
+        """Remove any progress from the terminal, before the command writes to standard output."""
+        self.app.display.clear()
 
     def confirm(self, question: str, *, assume_yes: bool = False) -> None:
         """Ask *question*; return if the answer is yes.
@@ -247,9 +269,11 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
             ]
         for name in (*parsed_args.columns, *getattr(parsed_args, "sort_columns", ())):
             if _normal(name) not in known:
+                others = self._unused_options(parsed_args)
+                more = others and f" Options of plugins may add others: {', '.join(others)}."
                 raise UsageError(
                     f"no column named {name!r}",
-                    hint="Columns: " + ", ".join(column_names) + ".",
+                    hint=f"Columns: {', '.join(column_names)}.{more or ''}",
                 )
         self.app.display.clear()
         parsed_args.presentation = self.presentation
@@ -272,17 +296,59 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         finally:
             self.app.stdout = stdout
 
+    def _unused_options(self, parsed_args: argparse.Namespace) -> list[str]:
+        """Return the options of hooks that are not given, with the names of their plugins."""
+        return [
+            f"{action.option_strings[-1]} ({plugins.distribution_of(hook.entry_point)})"
+            for hook in self._hooks
+            for action in hook.options
+            if getattr(parsed_args, action.dest, None) == action.default
+        ]
+
     def _run_after_hooks(self, parsed_args: argparse.Namespace, data: Any) -> Any:
-        names, rows = super()._run_after_hooks(parsed_args, data)
+        own, rows = data
+        name = (self.cmd_name or "").replace(" ", "_")
+        claims = [ep for ep in plugins.entry_points(plugins.COMMANDS) if ep.name == name]
+        data = own, self._checked_lengths(own, rows, next(iter(claims), None))
+        for hook in self._hooks:
+            changed = hook.obj.after(parsed_args, data)
+            if changed is not None:
+                data = self._changed_by(hook.entry_point, own, data[0], changed)
+        self.presentation.added = [name for name in data[0] if name not in own]
+        return data
+
+    def _changed_by(
+        self, hook: EntryPoint, own: Sequence[str], before: Sequence[str], changed: Any
+    ) -> tuple[Sequence[str], Any]:
+        """Return *changed*, the column names and the data that a hook returned.
+
+        :param own: the names of the command.
+        :param before: those and the names that other hooks added.
+        :raises PluginError: the hook is faulty.
+        """
+        try:
+            names, rows = changed
+            names = names if isinstance(names, (tuple, list)) else tuple(names)
+        except (TypeError, ValueError):
+            text = f"after() of the hook {hook.name!r} returns no names and rows"
+            raise _bug(hook, text) from None
         for name in names:
-            if list(names).count(name) > 1:  # as JSON, one value would replace the other
-                whose = "the command has" if name in data[0] else "another hook adds, too"
+            if names.count(name) > 1:  # as JSON, one value would replace the other
+                whose = "the command has" if name in own else "another hook adds, too"
+                where = f"the hook {hook.name!r} of plugin {plugins.owner_of(hook)}"
                 raise PluginError(
-                    f"a hook adds the column {name!r}, which {whose}",
-                    hint="Turn a plugin off with TINKEX_PLUGINS=-NAME. See 'tinkex plugin list'.",
+                    f"{where} adds the column {name!r}, which {whose}",
+                    hint=f"To run without it: {plugins.turn_off(plugins.distribution_of(hook))}",
                 )
-        self.presentation.added = [name for name in names if name not in data[0]]
-        return names, rows
+        return names, self._checked_lengths(names, rows, hook)
+
+    def _checked_lengths(self, names: Sequence[str], data: Any, origin: EntryPoint | None) -> Any:
+        """Return *data* after checking that each row has a value for each of *names*.
+
+        :param origin: the entry point of the command or the hook that returned it.
+        :raises PluginError: a row has more values, or fewer.
+        """
+        raise NotImplementedError
 
     def _add_defaults(self, parsed_args: argparse.Namespace) -> None:
         """Add the option defaults of a plugin's format that a setting selected."""
@@ -352,17 +418,16 @@ class Lister(_Display, cliff.lister.Lister):
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
     ) -> int:
-        """Write rows as *data* yields them; a list writes nothing if any row fails.
-
-        :raises ValueError: a row does not have a value for each column.
-        """
+        """Write rows as *data* yields them; a list writes nothing if any row fails."""
         if getattr(parsed_args, "offset", 0):
             self.presentation.empty = ""  # there may be rows before the offset
-        is_long = isinstance(data, Iterator)
-        data = _checked(data, column_names)
-        if not is_long or parsed_args.formatter == "table":  # needs all rows first
+        if parsed_args.formatter == "table":  # needs all rows first
             data = list(data)
         return super().produce_output(parsed_args, column_names, data)
+
+    def _checked_lengths(self, names: Sequence[str], data: Any, origin: EntryPoint | None) -> Any:
+        rows = _checked_rows(data, names, origin)
+        return rows if isinstance(data, Iterator) else list(rows)
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
         """Return the line of one row in the plain format; ``None`` omits the row."""
@@ -382,15 +447,8 @@ class ShowOne(_Display, cliff.show.ShowOne):
         """How text formats display the object; ``take_action`` may change it."""
         return Presentation(plain_lines=self.plain_lines)
 
-    def produce_output(
-        self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
-    ) -> int:
-        """Write the object.
-
-        :raises ValueError: it does not have a value for each column.
-        """
-        (values,) = _checked([data], column_names)
-        return super().produce_output(parsed_args, column_names, values)
+    def _checked_lengths(self, names: Sequence[str], data: Any, origin: EntryPoint | None) -> Any:
+        return next(_checked_rows([data], names, origin))
 
     def add_link(self, word: str, *page: str) -> None:
         """Link *word* in a table to a page of the service's web console, if it has one."""
@@ -405,17 +463,40 @@ class ShowOne(_Display, cliff.show.ShowOne):
         return [f"{heading(name)}: {text}" for name, text in texts.items() if text]
 
 
-def _checked(rows: Iterable[Any], names: Sequence[str]) -> Iterator[Sequence[Any]]:
-    """Yield *rows* after checking that each has a value for each of *names*.
-
-    :raises ValueError: a row has more values, or fewer.
-    """
+def _checked_rows(
+    rows: Iterable[Any], names: Sequence[str], origin: EntryPoint | None
+) -> Iterator[Sequence[Any]]:
     for row in rows:
         values = row if isinstance(row, (tuple, list)) else tuple(row)
         if len(values) != len(names):
             count = f"{len(values)} values for {len(names)} columns"
-            raise ValueError(f"a row has {count}: {', '.join(names)}")
+            raise _bug(origin, f"a row has {count}: {', '.join(names)}")
         yield values
+
+
+def _without(words: Sequence[str], options: Mapping[str, int]) -> list[str]:
+    """Return *words* without *options* and the words after each that belong to it."""
+    kept: list[str] = []
+    skip = 0
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if skip:
+            skip -= 1
+        elif name in options:
+            skip = 0 if equals else options[name]
+        else:
+            kept.append(word)
+    return kept
+
+
+def _bug(origin: EntryPoint | None, text: str) -> PluginError:
+    """Return the error for a fault in the command or hook that *origin* names."""
+    where, hint = "tinkex", "Report it to its maintainers."
+    if origin is not None and not plugins.is_builtin(origin):
+        where = f"the plugin {plugins.owner_of(origin)}"
+        if origin.group != plugins.COMMANDS:
+            hint = f"To run without it: {plugins.turn_off(plugins.distribution_of(origin))}"
+    return PluginError(f"this is a bug in {where} ({text})", hint=hint, category="bug")
 
 
 def _normal(name: str) -> str:

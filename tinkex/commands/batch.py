@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import shlex
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tinkex.cli.errors import hint_for, is_unloaded
-from tinkex.columns import json_text
+from tinkex.columns import Dollars, heading, json_text, plain_text
 from tinkex.commands.arguments import add_formats, add_model_options, check_stdin
 from tinkex.commands.base import Command
+from tinkex.commands.billing import add_prices, find_prices
 from tinkex.commands.run import (
+    add_chat_options,
     add_sampling_options,
     checked_model,
     find_tokenizer,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from tinkex.api import SampledRow, SampleRow, SamplingClient, Tokenizer
     from tinkex.commands.batch_prompts import PromptRow, PromptSource
     from tinkex.commands.batch_results import ResultsFile
+    from tinkex.config.prices import TokenPrices
 
 __all__ = ["BatchRun", "BatchSummary"]
 
@@ -49,8 +52,6 @@ _DECISIVE = (
     *("base_model", "model_path", "max_tokens", "temperature", "top_k", "top_p", "seed"),
     *("stop", "num_samples", "tokenizer", "with_tokens"),
 )
-#: Options to leave out of the suggested command to resume → number of their values.
-_LEFT_OUT = {"--api-key": 1, "--force": 0, "--resume": 0}
 #: Number of consecutive rows failed by the service after which the batch ends.
 _GIVE_UP = 20
 #: Errors that would occur for every other row too.
@@ -63,6 +64,8 @@ class BatchRun(Command):
     """Sample many prompts; write the results as JSON lines."""
 
     operation = "Batch"
+    #: The results file is temporary: report failures at once, and do not suggest to resume.
+    is_temporary = False
     examples = (
         "tinkex run batch prompts.jsonl --base-model Qwen/Qwen3-8B -o answers.jsonl",
         "tinkex run batch in.jsonl --base-model Qwen/Qwen3-8B -o out.jsonl --resume",
@@ -91,7 +94,12 @@ class BatchRun(Command):
             choices=("jsonl", "text"),
             help="input format (default: detected from the file name, else from the first line)",
         )
+        add_chat_options(parser)
         add_sampling_options(parser)
+        parser.add_argument(
+            "--estimate", action="store_true", help="count tokens and cost instead of sampling"
+        )
+        add_prices(parser)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         model_path, base_model = checked_model(self, parsed_args, "run batch")
@@ -101,10 +109,13 @@ class BatchRun(Command):
         with ExitStack() as stack:
             params, num_samples = sampling_params(parsed_args), parsed_args.num_samples
             name, kind = parsed_args.prompts, parsed_args.input_format
-            prompts = PromptSource(name, self.app.stdin, params, num_samples, kind)
+            chat = {"chat": parsed_args.chat, "system": parsed_args.system}
+            prompts = PromptSource(name, self.app.stdin, params, num_samples, kind, **chat)
             stack.callback(prompts.close)
             if prompts.doubtful:
                 self._warn_of_numbers(prompts)
+            if parsed_args.estimate:
+                return self._estimate(parsed_args, prompts, model_path, base_model)
             file = self._results_file(parsed_args, prompts, model_path)
             deadline = self.client.deadline("sampling")
             sampling = stack.enter_context(
@@ -118,7 +129,9 @@ class BatchRun(Command):
                 needed=prompts.needs_tokenizer or bool(parsed_args.tokenizer),
             )
             if tokenizer is not None and prompts.needs_template:
-                _ = tokenizer.template  # a missing template is reported once, not for each row
+                _ = (
+                    tokenizer.stop_sequences
+                )  # a missing template is reported once, not for each row
             if file is not None:
                 stack.callback(file.close)
                 file.open(resume=parsed_args.resume)
@@ -126,7 +139,34 @@ class BatchRun(Command):
             self.result = batch.summary
             return batch.run()
 
+    def _estimate(
+        self,
+        parsed_args: argparse.Namespace,
+        prompts: PromptSource,
+        model_path: str | None,
+        base_model: str | None,
+    ) -> int:
+        """Print the number of tokens, and what sampling them costs at most."""
+        if base_model is None:
+            assert model_path is not None
+            base_model = self.client.checkpoints.info(model_path).base_model or ""
+        prices = find_prices(self, parsed_args.prices, base_model)
+        tokenizer = find_tokenizer(
+            self, lambda: parsed_args.tokenizer or base_model, needed=prompts.needs_tokenizer
+        )
+        self.result = estimate = _estimated(prompts, tokenizer, base_model, prices)
+        if prices and estimate.max_cost_usd is None:
+            self.app.warn(f"{parsed_args.prices} lacks a price for sampling {base_model}: no cost")
+        stdout = self.app.stdout
+        if (parsed_args.formatter or self.format_before_command(("json",))) == "json":
+            stdout.write(json_text(asdict(estimate)) + "\n")
+        else:
+            stdout.writelines(f"{line}\n" for line in estimate.lines())
+        return 0
+
     def _check(self, parsed_args: argparse.Namespace) -> None:
+        if parsed_args.prices and not parsed_args.estimate:
+            raise UsageError("--prices needs --estimate")
         if parsed_args.prompts == "-":
             check_stdin(self, "prompts")
         if parsed_args.resume and parsed_args.force:
@@ -149,7 +189,9 @@ class BatchRun(Command):
             return None
         from tinkex.commands.batch_results import ResultsFile
 
-        made_by = {name: getattr(parsed_args, name) for name in _DECISIVE}
+        # None where an option is not given, as in a record of a version without it.
+        made_by = {name: getattr(parsed_args, name) or None for name in ("chat", "system")}
+        made_by |= {name: getattr(parsed_args, name) for name in _DECISIVE}
         # A short name, such as RUN@latest, may mean another checkpoint by the time of --resume.
         made_by |= {"prompts": prompts.digest, "model_path": model_path}
         file = ResultsFile(parsed_args.output, made_by, prompts.total)
@@ -157,6 +199,63 @@ class BatchRun(Command):
             file.check_apart_from(parsed_args.prompts)
         file.check(resume=parsed_args.resume, force=parsed_args.force)
         return file
+
+
+@dataclass(frozen=True)
+class BatchEstimate:
+    """What a batch needs at most.
+
+    :ivar prompts: number of prompts.
+    :ivar prefill_tokens: tokens of all prompts.
+    :ivar cached_tokens: tokens of prompts for their second and further samples.
+    :ivar max_sampled_tokens: maximum number of generated tokens.
+    :ivar max_cost_usd: the cost if all of them are generated, or ``None`` without a price for each;
+        cached tokens without a separate price count as prefill.
+    :ivar prices_date: day from which the prices are valid.
+    """
+
+    base_model: str
+    prompts: int
+    prefill_tokens: int
+    cached_tokens: int
+    max_sampled_tokens: int
+    max_cost_usd: float | None = None
+    prices_date: str | None = None
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines of the plain format."""
+        for name, value in asdict(self).items():
+            if name not in ("max_cost_usd", "prices_date"):
+                yield f"{heading(name)}: {plain_text(value)}"
+        if self.max_cost_usd is not None:
+            cost = Dollars(self.max_cost_usd).human_readable()
+            yield f"Cost: at most {cost} (prices of {plain_text(self.prices_date)})"
+
+
+def _estimated(
+    prompts: PromptSource, tokenizer: Tokenizer | None, model: str, prices: TokenPrices | None
+) -> BatchEstimate:
+    from tinkex.api.sampling.client import encode_prompt
+    from tinkex.api.sampling.types import DEFAULT_MAX_TOKENS
+    from tinkex.config.prices import cost
+
+    prefill = cached = sampled = 0
+    for row in prompts:
+        size = len(encode_prompt(tokenizer, row.prompt))
+        prefill += size
+        cached += size * (row.num_samples - 1)
+        sampled += row.num_samples * (row.params.max_tokens or DEFAULT_MAX_TOKENS)
+    estimate = BatchEstimate(model, prompts.total, prefill, cached, sampled)
+    if prices is None:
+        return estimate
+    again = prices.prefill if prices.cached is None else prices.cached
+    parts = [
+        cost(tokens, price)
+        for tokens, price in ((prefill, prices.prefill), (cached, again), (sampled, prices.sample))
+    ]
+    known = [part for part in parts if part is not None]
+    total = math.fsum(known) if len(known) == len(parts) else None
+    return replace(estimate, max_cost_usd=total, prices_date=prices.date)
 
 
 @dataclass
@@ -183,7 +282,7 @@ class BatchSummary:
 class _Batch:
     """A single pass over the rows that have no result yet."""
 
-    command: Command
+    command: BatchRun
     options: argparse.Namespace
     prompts: PromptSource
     sampling: SamplingClient
@@ -253,7 +352,8 @@ class _Batch:
         self._consecutive_failures = 0
         record: dict[str, Any] = {"id": row.id, "index": row.index}
         record["sequences"] = [
-            self._sequence(s.as_dict(), result.tail) for s in result.response.sequences
+            self._sequence(s.as_dict(), self._text(s.tokens, result))
+            for s in result.response.sequences
         ]
         if row.extra:
             record["extra"] = row.extra
@@ -270,12 +370,12 @@ class _Batch:
 
     def _take_failed(self, row: PromptRow, error: TinkexError) -> None:
         self.summary.failed += 1
-        if self.file is not None:
+        if self.file is None or self.command.is_temporary:
+            self.command.app.warn(f"{row.where}: {error}", prefix="Failed: ")
+        else:
             error.hint = hint_for(error)
             failure = error.as_dict(self.command.operation_name())
             self.file.write_failed({"id": row.id, "index": row.index, "error": failure})
-        else:
-            self.command.app.warn(f"{row.where}: {error}", prefix="Failed: ")
         # Single rows may fail; a broken service fails all of them.
         is_service = error.category == "server" and isinstance(error, (APIError, ConnectionFailed))
         self._consecutive_failures = self._consecutive_failures + 1 if is_service else 0
@@ -286,10 +386,19 @@ class _Batch:
         ):
             raise error
 
-    def _sequence(self, whole: Mapping[str, Any], tail: Sequence[int]) -> dict[str, Any]:
+    def _text(self, tokens: Sequence[int], result: SampledRow) -> str | None:
+        from tinkex.api.sampling.types import is_chat
+
+        if self.tokenizer is None:
+            return None
+        if is_chat(result.row.prompt):
+            return self.tokenizer.decode_reply(tokens)
+        return self.tokenizer.decode(tokens, after=result.tail)
+
+    def _sequence(self, whole: Mapping[str, Any], text: str | None) -> dict[str, Any]:
         tokens, logprobs = whole["tokens"], whole["logprobs"]
         sequence: dict[str, Any] = {
-            "text": self.tokenizer.decode(tokens, after=tail) if self.tokenizer else None,
+            "text": text,
             "stop_reason": whole["stop_reason"],
             "avg_logprob": mean(logprobs),
             "token_count": len(tokens),
@@ -333,7 +442,7 @@ class _Batch:
             f"{summary.retries} retries, {summary.failed} failed"
             + (f", {summary.skipped} already done." if summary.skipped else ".")
         )
-        if file is None:
+        if file is None or self.command.is_temporary:
             return
         if summary.skipped == summary.rows:
             say(f"Nothing to do: {file.name} already has all rows")
@@ -343,10 +452,9 @@ class _Batch:
         if isinstance(end, PromptsChanged):  # --resume would refuse them
             say(f"{file.done} rows are in {file.name}")
         elif end is not None or summary.failed:
-            words = _without(self.command.app.words, _LEFT_OUT)
             where = "the original file" if isinstance(end, ResultsMoved) else file.name
             say(f"{file.done} rows are in {where}. To resume:")
-            say(f"  {shlex.join([self.command.app.NAME, *words, '--resume'])}")
+            say(f"  {self.command.resume_command()}")
         else:
             say(f"Results written to {file.name}")
 
@@ -372,18 +480,3 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def _concurrency(text: str) -> int | None:
     return None if text == "auto" else integer(1, MAX_CONCURRENCY)(text)
-
-
-def _without(words: Sequence[str], options: Mapping[str, int]) -> list[str]:
-    """Return *words* without *options* and the words after each that belong to it."""
-    kept: list[str] = []
-    skip = 0
-    for word in words:
-        name, equals, _ = word.partition("=")
-        if skip:
-            skip -= 1
-        elif name in options:
-            skip = 0 if equals else options[name]
-        else:
-            kept.append(word)
-    return kept

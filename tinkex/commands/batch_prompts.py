@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
-from tinkex.commands.inputs import nearly_token_ids, prompt_in
+from tinkex.commands.inputs import conversation, nearly_token_ids, prompt_in
 from tinkex.exceptions import LocalError, TinkexError, UsageError
 from tinkex.files import MAX_INPUT, user_path
 
@@ -33,6 +33,7 @@ __all__ = ["PromptRow", "PromptSource", "PromptsChanged"]
 _PROMPTS = ("prompt", "tokens", "messages")
 #: Members that override the options of the same names for one row.
 _OVERRIDES = ("max_tokens", "temperature", "top_k", "top_p", "stop", "seed", "num_samples")
+_KNOWN = frozenset({"id", *_PROMPTS, *_OVERRIDES})
 _MAX_SAMPLES = 4096
 
 
@@ -65,7 +66,11 @@ class PromptSource:
 
     :param name: file or directory; ``-`` is *stdin*.
     :param params: sampling parameters of rows that do not override them.
-    :param kind: ``jsonl`` or ``text``; by default derived from the name or the first line.
+    :param kind: ``jsonl``, ``text`` (a prompt per line) or ``file`` (a single prompt, as text or
+        token ids); by default derived from the name or the first line.
+    :param otherwise: the kind of a file that is not JSONL.
+    :param chat: make each text the message of a user.
+    :param system: make it, and messages, follow this system message.
     :ivar total: number of prompts.
     :ivar digest: hash of their content.
     :ivar needs_tokenizer: whether any prompt is not token ids.
@@ -83,16 +88,21 @@ class PromptSource:
         params: SamplingParams,
         num_samples: int,
         kind: str | None = None,
+        *,
+        otherwise: str = "text",
+        chat: bool = False,
+        system: str | None = None,
     ) -> None:
         self._name = "standard input" if name == "-" else name
         self._params = params
         self._num_samples = num_samples
+        self._chat, self._system = chat or system is not None, system
         self._file: IO[bytes] | None = None
         if name != "-" and user_path(name).is_dir():
             self._kind = "directory"
         else:
             self._file = _seekable(name, stdin)
-            self._kind = kind or _kind_of(name, self._file)
+            self._kind = kind or _kind_of(name, self._file, otherwise)
         self._item = "line"
         self.total = 0
         self.needs_tokenizer = self.needs_template = False
@@ -164,17 +174,20 @@ class PromptSource:
 
     def _rows(self, digest: hashlib._Hash) -> Iterator[PromptRow]:
         digest.update(self._kind.encode())
-        contents = self._lines(digest) if self._file else self._files(digest)
+        contents = self._files(digest)
+        if self._file:
+            contents = self._whole(digest) if self._kind == "file" else self._lines(digest)
         for index, (id, where, content) in enumerate(contents):
             try:
                 text = content.decode()
                 if self._kind == "jsonl":
                     row = self._from_json(index, id, where, text)
                 else:
-                    prompt = prompt_in(text) if self._kind == "directory" else text
+                    prompt = text if self._kind == "text" else prompt_in(text)
                     if not prompt:
                         raise UsageError("the prompt is empty")
                     params, num_samples = self._params, self._num_samples
+                    prompt = self._as_chat(prompt)
                     row = PromptRow(index, id, where, prompt, params, num_samples, {})
             except UnicodeDecodeError as error:
                 hint = "Convert it with iconv."
@@ -200,6 +213,16 @@ class PromptSource:
             if line.strip():
                 yield str(number), where, line.rstrip(b"\r\n")
 
+    def _whole(self, digest: hashlib._Hash) -> Iterator[tuple[str, str, bytes]]:
+        """Yield the name, the name again and the content of the file."""
+        assert self._file is not None
+        self._file.seek(0)
+        content = self._file.read(MAX_INPUT + 1)
+        if len(content) > MAX_INPUT:
+            raise LocalError(f"{self._name} is longer than {MAX_INPUT} bytes")
+        digest.update(content)
+        yield self._name, self._name, content.removeprefix(codecs.BOM_UTF8)
+
     def _files(self, digest: hashlib._Hash) -> Iterator[tuple[str, str, bytes]]:
         """Yield the name, the path and the content of each file in the directory."""
         directory = user_path(self._name)
@@ -218,21 +241,28 @@ class PromptSource:
         if len(given) != 1:
             found = " and ".join(map(repr, given)) or "none"
             raise UsageError(f"expected one of 'prompt', 'tokens' and 'messages', not {found}")
-        prompt = _checked_prompt(given[0], row[given[0]])
-        changes = {name: row[name] for name in _OVERRIDES if row.get(name) is not None}
+        prompt = self._as_chat(_checked_prompt(given[0], row[given[0]]))
+        changes = {name: row[name] for name in _OVERRIDES if name in row and row[name] is not None}
         num_samples = changes.pop("num_samples", self._num_samples)
         if type(num_samples) is not int or not 1 <= num_samples <= _MAX_SAMPLES:
             raise UsageError(f"num_samples must be from 1 to {_MAX_SAMPLES}, not {num_samples!r}")
         if isinstance(changes.get("stop"), str):
             changes["stop"] = [changes["stop"]]
         params = dataclasses.replace(self._params, **changes) if changes else self._params
-        extra = {n: v for n, v in row.items() if n not in ("id", *_PROMPTS, *_OVERRIDES)}
+        extra = {name: value for name, value in row.items() if name not in _KNOWN}
         for name, value in extra.items():
             _check_extra(name, value)
         id = number if row.get("id") is None else row["id"]
         if isinstance(id, bool) or not isinstance(id, (str, int)) or id == "":
             raise UsageError(f"'id' must be a string or a whole number, not {json.dumps(id)[:40]}")
         return PromptRow(index, str(id), where, prompt, params, num_samples, extra)
+
+    def _as_chat(self, prompt: Any) -> Any:
+        """Return *prompt* as a conversation if it should be one; token ids stay as they are."""
+        from tinkex.api.sampling.types import is_chat
+
+        is_message = isinstance(prompt, str) and self._chat
+        return conversation(prompt, self._system) if is_message or is_chat(prompt) else prompt
 
 
 def _below(directory: Path) -> Iterator[Path]:
@@ -270,12 +300,12 @@ def _seekable(name: str, stdin: TextIO | None) -> IO[bytes]:
         raise LocalError(f"cannot read {where}: {error.strerror}") from error
 
 
-def _kind_of(name: str, file: IO[bytes]) -> str:
-    if name.endswith((".jsonl", ".ndjson", ".json")):
+def _kind_of(name: str, file: IO[bytes], otherwise: str) -> str:
+    if name.endswith((".jsonl", ".ndjson")) or (name.endswith(".json") and otherwise == "text"):
         return "jsonl"
     if name.endswith(".txt"):
-        return "text"
-    return "jsonl" if re.match(rb"\{|\[\s*(\{|\]\s*$)", _first(file)) else "text"
+        return otherwise
+    return "jsonl" if re.match(rb"\{|\[\s*(\{|\]\s*$)", _first(file)) else otherwise
 
 
 def _first(file: IO[bytes]) -> bytes:
@@ -315,11 +345,11 @@ def _object(text: str) -> dict[str, Any]:
 
     try:
         row = json.loads(text)
+        if isinstance(row, dict):
+            return row
         why = f"it is {brief_json(row)}"
     except (ValueError, RecursionError) as error:
-        row, why = None, _why_not_json(error)
-    if isinstance(row, dict):
-        return row
+        why = _why_not_json(error)
     hint = "Each line must be a JSON object; for one prompt per line: --input-format text."
     raise UsageError(f"not a JSON object: {why}", hint=hint)
 
@@ -334,12 +364,14 @@ def _why_not_json(error: Exception) -> str:
 
 
 def _checked_prompt(kind: str, value: Any) -> Any:
-    from tinkex.api.sampling.types import brief_json, why_not_token_ids
+    from tinkex.api.sampling.types import are_token_ids, brief_json, why_not_token_ids
 
     if kind == "prompt":
         if not isinstance(value, str) or not value:
             raise UsageError(f"'prompt' must be a non-empty string, not {brief_json(value)}")
     elif kind == "tokens":
+        if value and are_token_ids(value):
+            return value
         why = why_not_token_ids(value) if value else f"it is {brief_json(value)}"
         if why:
             raise UsageError(f"'tokens' must be a list of token ids, from 0 to 2147483647: {why}")

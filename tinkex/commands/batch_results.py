@@ -24,6 +24,7 @@ __all__ = ["ResultsFile", "ResultsMoved"]
 _VERSION = 1
 #: Start of the line of a row that has no result.
 _NOWHERE = 2**64 - 1
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 class ResultsMoved(LocalError):
@@ -52,6 +53,7 @@ class ResultsFile:
         self._starts = array("Q", [_NOWHERE]) * total
         self._end = 0
         self._file: IO[bytes] | None = None
+        self._opened: os.stat_result | None = None
         self._failures: IO[bytes] | None = None
 
     def check_apart_from(self, prompts: str) -> None:
@@ -123,6 +125,7 @@ class ResultsFile:
                     f"another run is writing {self.name}",
                     hint="Wait for it, or choose another file.",
                 )
+            self._opened = os.fstat(self._file.fileno())
             if resume:
                 self._read_done(self._file)
             else:
@@ -163,10 +166,10 @@ class ResultsFile:
 
         :raises ResultsMoved: someone has.
         """
-        assert self._file is not None
+        assert self._opened is not None
         try:
-            found = self._path.stat()
-            moved = not os.path.samestat(found, os.fstat(self._file.fileno()))
+            found = os.stat(self._path)
+            moved = not os.path.samestat(found, self._opened)
         except OSError:
             moved = True
         if moved or found.st_size != self._end:
@@ -241,9 +244,8 @@ class ResultsFile:
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
-    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     # Half a surrogate pair has no encoding; its escape is valid JSON.
-    return text.encode("utf-8", "backslashreplace") + b"\n"
+    return _encode(record).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _write_all(file: IO[bytes], line: bytes) -> None:

@@ -1,24 +1,28 @@
-"""Show usage and its cost, and what stored checkpoints cost."""
+"""Show usage and its cost, what stored checkpoints cost, and what training would cost."""
 
 from __future__ import annotations
 
 import argparse
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from tinkex.columns import Size, cells, iso, json_dumps, printable
-from tinkex.commands.base import Lister
-from tinkex.exceptions import UsageError
-from tinkex.options import moment, non_empty, number
+from tinkex.columns import Dollars, Size, cells, iso, json_dumps, plain_text, printable
+from tinkex.commands.base import Command, Lister, ShowOne
+from tinkex.exceptions import TinkexError, UsageError
+from tinkex.options import integer, moment, non_empty, number
 
 if TYPE_CHECKING:
+    from tinkex.api import SupervisedExample, Tokenizer
     from tinkex.api.resources.billing import Usage
+    from tinkex.config.prices import TokenPrices
 
 
+#: Maximum size in bytes of a price list.
+_MOST_PRICES = 16 * 1024 * 1024
 _DIMENSIONS = ("day", "run", "session", "model", "user", "project", "type", "event")
 #: Dimension → its column, where the names differ.
 _KEY_COLUMNS = {
@@ -208,6 +212,135 @@ class CheckpointStorageBilling(_CsvLister):
         size = Size(sum(row.size_bytes for row in storage.rows)).human_readable()
         self.status(f"{count} checkpoints, {size}, ${total:,.2f} a month. Data may lag 1-2 hours.")
         return self.column_names, [(*cells(row, names), storage.rate) for row in storage.rows]
+
+
+class EstimateBilling(ShowOne):
+    """Estimate the tokens and the cost of training."""
+
+    notes = (
+        "The tokens are counted with the model's tokenizer, without a request to the service. "
+        "Without --prices, there is no cost. For prompts: tinkex run batch --estimate"
+    )
+    column_names = (
+        *("base_model", "rows", "examples", "tokens", "trained_tokens", "epochs", "train_tokens"),
+        *("train_usd_per_million_tokens", "train_cost_usd", "prices_date"),
+    )
+    examples = (
+        "tinkex billing estimate data.jsonl --base-model Qwen/Qwen3-8B --epochs 3",
+        "tinkex billing estimate data.jsonl --base-model Qwen/Qwen3-8B --prices p.json",
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "data",
+            metavar="<file>",
+            help="training data: JSONL or a JSON array of conversations, completions or texts; "
+            "- is standard input",
+        )
+        parser.add_argument(
+            "--base-model", metavar="<id>", required=True, help="model to be trained"
+        )
+        parser.add_argument(
+            "--epochs",
+            metavar="<int>",
+            type=integer(1),
+            default=1,
+            help="number of passes over the data (default: 1)",
+        )
+        parser.add_argument(
+            "--max-length",
+            metavar="<int>",
+            type=integer(2),
+            help="maximum number of tokens of an example (default: no limit)",
+        )
+        add_prices(parser)
+        parser.add_argument(
+            "--tokenizer",
+            metavar="<name>",
+            help="model name or local directory of the tokenizer (default: the base model's)",
+        )
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex.api import load_tokenizer
+        from tinkex.config.prices import cost
+
+        model, epochs = parsed_args.base_model, parsed_args.epochs
+        prices = find_prices(self, parsed_args.prices, model)
+        tokenizer = load_tokenizer(parsed_args.tokenizer or model)
+        rows = examples = tokens = trained = 0
+        for row in self._examples(parsed_args, tokenizer):
+            rows += 1
+            examples += len(row)
+            tokens += sum(len(example.tokens) for example in row)
+            trained += sum(example.num_trained for example in row)
+        if not rows:
+            raise UsageError(f"there are no rows in {parsed_args.data}")
+        rate = prices.train if prices else None
+        total = (tokens - examples) * epochs  # no model input has the last token
+        if prices and rate is None:
+            self.app.warn(f"{parsed_args.prices} has no price for training {model}")
+        counts = (model, rows, examples, tokens, trained, epochs, total)
+        price, date = cost(total, rate), prices and prices.date
+        self.result = dict(zip(self.column_names, (*counts, rate, price, date), strict=True))
+        return self.column_names, (*counts, rate, Dollars(price), date)
+
+    def _examples(
+        self, parsed_args: argparse.Namespace, tokenizer: Tokenizer
+    ) -> Iterator[list[SupervisedExample]]:
+        """Yield the examples of each row."""
+        from tinkex.api import ExampleBuilder, read_supervised_rows
+        from tinkex.commands.inputs import opened
+
+        builder = ExampleBuilder(tokenizer, max_length=parsed_args.max_length)
+        with opened(parsed_args.data, self.app.stdin) as (file, name):
+            for row in read_supervised_rows(file, name):
+                yield builder.build(row)
+
+    def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
+        shown = dict(record)
+        rate, price, date = (shown.pop(name) for name in self.column_names[-3:])
+        lines = super().plain_lines(shown)
+        if rate is not None:
+            lines.append(
+                f"Cost: {price.human_readable()} at ${rate:g} per million tokens "
+                f"(prices of {plain_text(date)})"
+            )
+        return lines
+
+
+def add_prices(parser: argparse.ArgumentParser) -> None:
+    """Add ``--prices``; see :func:`find_prices`."""
+    parser.add_argument(
+        "--prices",
+        metavar="<file>",
+        help="price list: a JSON file, or its http(s) address",
+    )
+
+
+def find_prices(command: Command | ShowOne, name: str | None, model: str) -> TokenPrices | None:
+    """Return the prices of *model* in the price list *name*, a file or an address.
+
+    :raises UsageError: it is not a price list, or does not contain the model.
+    :raises TinkexError: it cannot be read.
+    """
+    if name is None:
+        return None
+    from tinkex.config.prices import parse
+    from tinkex.files import read_bytes
+
+    if name.startswith(("https://", "http://")):
+        from tinkex.api.http import probe
+        from tinkex.plugins import Timeouts
+
+        settings = command.settings
+        timeouts = Timeouts(connect=settings.timeout, read=settings.timeout)
+        try:
+            content = probe.get(name, timeouts, settings.pool_options)
+        except TinkexError as error:
+            error.hint = error.hint or "Check the address after --prices."
+            raise
+        return parse(content, name, model)
+    return parse(read_bytes(name, None, _MOST_PRICES), name, model)
 
 
 def _total(usage: Usage) -> str:

@@ -44,7 +44,8 @@ def _warn(
         command.app.warn(f"{a_few(directories, 1)}: {mismatch}")
         hint = f"To fix it: tinkex checkpoint verify {shlex.join(roots)} --fix-config"
         if not mismatch.is_fixable:
-            hint = "Convert them first, with weights.build_lora_adapter of tinker-cookbook."
+            where = shlex.quote(directories[0])
+            hint = f"Convert them: tinkex checkpoint export {where} --output DIR (tinkex-hub)."
         command.app.warn(hint, prefix="Hint: ")
 
 

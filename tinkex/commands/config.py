@@ -9,7 +9,7 @@ from typing import Any
 
 from tinkex import plugins, settings
 from tinkex.cli.commandmanager import Formatters
-from tinkex.columns import Structure, plain_text
+from tinkex.columns import Structure, heading, plain_text
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.config import credentials, file, pools, sections, values
 from tinkex.config.values import CREDENTIAL, DESCRIPTIONS, ENVIRONMENT
@@ -45,7 +45,7 @@ class ShowConfig(Lister):
     operation = "Config show"
     column_names = ("name", "value", "origin", "variable", "description")
     plain_columns = ("name", "value", "origin")
-    droppable = ("variable", "description", "origin")
+    droppable = ("variable", "description")
     examples = ("tinkex config show", "tinkex --profile local config show -f json")
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -62,11 +62,11 @@ class ShowConfig(Lister):
             (name, Structure(value), origin, ENVIRONMENT.get(name), descriptions.get(name))
             for name, value, origin in (*settings.effective(found), *options)
         ]
-        if found.plugins:
-            of_plugins = sections.effective(found.plugins, found.origins["plugins"])
-            rows += [
-                (name, Structure(v), origin, None, about) for name, v, origin, about in of_plugins
-            ]
+        of_plugins = sections.effective(found.plugins, found.origins.get("plugins", ""))
+        rows += [(name, Structure(v), origin, None, about) for name, v, origin, about in of_plugins]
+        # On a narrow terminal, the column of values comes last, so that only long ones wrap.
+        unchanged: Any = list
+        self.presentation.short = {n: (heading(n), unchanged) for n in ("name", "origin")}
         return self.column_names, rows
 
 

@@ -15,8 +15,8 @@ from tinkex.options import Parser, describe_formats, print_paged
 
 #: Heading in the program's help → patterns of its commands; the first match counts.
 _GROUPS = {
-    "checkpoints": ("checkpoint", "checkpoint *"),
-    "sampling": ("run", "run batch", "model *"),
+    "checkpoints": ("checkpoint", "checkpoint *", "alias *"),
+    "sampling": ("run", "run batch", "model *", "tokens *"),
     "runs": ("run *", "session *"),
     "account": ("auth *", "billing *"),
     "settings": ("config *", "profile *", "complete", "doctor"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from tinkex.exceptions import LocalError, UsageError
 from tinkex.files import read_bytes, user_path
@@ -140,6 +142,67 @@ def read_prompt(text: str | None, file: str | None, stdin: TextIO | None = None)
     if not prompt:
         raise UsageError("the prompt is empty", hint=_EXAMPLE)
     return prompt
+
+
+def read_messages(file: str, stdin: TextIO | None = None) -> list[dict[str, Any]]:
+    """Return the messages in *file*: a JSON list, or an object with the member ``messages``.
+
+    :raises UsageError: it contains something else.
+    :raises LocalError: the file cannot be read, or is not UTF-8.
+    """
+    from tinkex.api.sampling.chat import text_messages
+
+    where = "standard input" if file == "-" else file
+    hint = 'For example: [{"role": "user", "content": "Name three rivers."}]'
+    try:
+        value = json.loads(read_bytes(file, stdin).decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise LocalError(
+            f"{file} is not UTF-8 text (byte {error.start})", hint="Convert it with iconv."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{where} is not a JSON list of messages", hint=hint) from error
+    if isinstance(value, dict):
+        value = value.get("messages")
+    try:
+        return text_messages(value)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}", hint=hint) from error
+
+
+def conversation(
+    prompt: str | Sequence[Mapping[str, Any]], system: str | None
+) -> list[dict[str, Any]]:
+    """Return *prompt*, the text of a user or messages, as messages after the message *system*.
+
+    :raises UsageError: there are two system messages.
+    """
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [*prompt]
+    if system is None:
+        return [dict(message) for message in messages]
+    if any(message.get("role") == "system" for message in messages):
+        raise UsageError("the messages already contain a system message", hint="Omit --system.")
+    return [{"role": "system", "content": system}, *map(dict, messages)]
+
+
+@contextmanager
+def opened(name: str, stdin: TextIO | None) -> Iterator[tuple[IO[bytes], str]]:
+    """Open the file *name*, or *stdin* for ``-``; yield it with its name for messages.
+
+    :raises LocalError: it cannot be read.
+    """
+    if name == "-":
+        if stdin is None:
+            raise LocalError("cannot read standard input: it is closed")
+        binary = getattr(stdin, "buffer", None)
+        yield binary or io.BytesIO(stdin.read().encode()), "standard input"
+        return
+    try:
+        file = user_path(name).open("rb")
+    except OSError as error:
+        raise LocalError(f"cannot read {name}: {error.strerror}") from error
+    with file:
+        yield file, name
 
 
 def prompt_in(text: str) -> str | list[int]:

@@ -24,8 +24,7 @@ from cliff.columns import FormattableColumn
 
 from tinkex import plugins
 from tinkex.cli.commandmanager import Formatters
-from tinkex.cli.errors import nearest
-from tinkex.cli.inventory import Inventory, is_hook
+from tinkex.cli.inventory import Inventory, is_hook, nearest_plugin
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.exceptions import LocalError, PluginError, UsageError
 from tinkex.files import user_path
@@ -130,11 +129,16 @@ class NewPlugin(ShowOne):
     column_names = ("distribution", "package", "directory", "command", "format")
     examples = (
         "tinkex plugin new tinkex-stats",
-        "tinkex plugin new tinkex-stats --directory ~/src/stats",
+        "tinkex plugin new tinkex-stats --noun stat --directory ~/src/stats",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("name", metavar="<name>", help="name of the distribution: tinkex-stats")
+        parser.add_argument(
+            "--noun",
+            metavar="<word>",
+            help="first word of the commands, in the singular (default: the name without tinkex-)",
+        )
         parser.add_argument(
             "--directory",
             metavar="<dir>",
@@ -142,7 +146,7 @@ class NewPlugin(ShowOne):
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        names = names_for(parsed_args.name)
+        names = names_for(parsed_args.name, parsed_args.noun)
         self._check_free(names["noun"])
         directory = user_path(parsed_args.directory or names["name"])
         write_files(skeleton(names), directory)
@@ -159,7 +163,7 @@ class NewPlugin(ShowOne):
         return [f"Plugin {record['distribution']} written to {record['directory']}"]
 
     def _check_free(self, noun: str) -> None:
-        hint = "Choose another name; see: tinkex plugin list --all"
+        hint = "Choose another word: --noun WORD"
         if self.app.command_manager.below(noun):
             raise UsageError(f"commands '{noun} …' already exist", hint=hint)
         if Formatters.known(noun):
@@ -217,9 +221,9 @@ def _names(entry_points: Sequence[EntryPoint]) -> dict[str, list[str]]:
 def _installed(name: str) -> Distribution:
     if distribution := plugins.find_distribution(name):
         return distribution
-    near = nearest(name, {owner.name for _, owner in plugins.claims()})
+    near = nearest_plugin(name)
     raise PluginError(
-        f"no distribution named {name!r}",
+        f"{name!r} is not installed",
         hint=f"Did you mean {near}?" if near else "See: tinkex plugin list",
     )
 
@@ -299,24 +303,30 @@ def _own_options(parser: argparse.ArgumentParser) -> Iterator[str]:
 # The skeleton of a plugin -----------------------------------------------------------------------
 
 
-def names_for(name: str) -> dict[str, str]:
+def names_for(name: str, noun: str | None = None) -> dict[str, str]:
     """Return the values of the placeholders, derived from the name of a distribution.
 
     ``name`` is the distribution, ``package`` the Python package, ``noun`` the first word of its
     commands and the name of its format, ``Noun`` and ``identifier`` the noun in Python names.
 
-    :raises UsageError: it is not a valid name, or its package would hide another package.
+    :raises UsageError: a name is not valid, or the package would hide another package.
     """
-    package, noun = name.replace("-", "_"), name.removeprefix("tinkex-")
-    if not _NAME.fullmatch(name) or len(name) > 60 or not noun[0].isalpha():
+    package, noun = name.replace("-", "_"), noun or name.removeprefix("tinkex-")
+    rules = "Lower-case letters, digits and single hyphens, a letter first"
+    if not _NAME.fullmatch(name) or len(name) > 60:
+        raise UsageError(f"not a name for a plugin: {name[:80]!r}", hint=f"{rules}: tinkex-stats.")
+    if not _NAME.fullmatch(noun) or len(noun) > 60:
+        raise UsageError(f"not a word for commands: {noun[:80]!r}", hint=f"{rules}: --noun stat.")
+    if plugins.find_distribution(name):
         raise UsageError(
-            f"not a name for a plugin: {name[:80]!r}",
-            hint="Lower-case letters, digits and single hyphens, a letter first: tinkex-stats.",
+            f"{name} is already installed",
+            hint=f"Choose another name; 'tinkex plugin show {name}' shows what it adds.",
         )
     if keyword.iskeyword(package) or importlib.util.find_spec(package) is not None:
+        other = f"tinkex-{name.removeprefix('tinkex-')}"
         raise UsageError(
             f"a package named {package!r} already exists, or is not a valid name",
-            hint=f"Call the plugin tinkex-{name}, for instance.",
+            hint=f"Choose another name, such as {other if other != name else f'{name}-2'}.",
         )
     return {
         "name": name,

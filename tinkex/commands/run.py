@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Flag, Structure, Time, plain_text, printable
 from tinkex.commands import arguments
 from tinkex.commands.base import Command, Lister, ShowOne
-from tinkex.exceptions import TinkexError, UsageError
+from tinkex.exceptions import LogprobsUnavailable, TinkexError, UsageError
 from tinkex.options import integer, non_empty, number, top_k
 
 if TYPE_CHECKING:
-    from tinkex.api import SampledSequence, SampleResponse, SamplingParams, Tokenizer, TrainingRun
+    from tinkex.api import SampledSequence, SamplingParams, Tokenizer, TrainingRun
     from tinkex.api.http.pagination import Page, Walk
+    from tinkex.api.sampling.types import Prompt
+    from tinkex.cli.logprobs import TokenLogprob
 
 __all__ = ["InfoRun", "ListRun", "Sample"]
 
@@ -56,6 +59,10 @@ _RUN_COLUMNS = (
 class Sample(Lister):
     """Sample text from a base model or a checkpoint."""
 
+    #: Tokens with their logprobs, if requested: of each sequence, and of the prompt.
+    _scored: Sequence[list[TokenLogprob]] = ()
+    _scored_prompt: Sequence[TokenLogprob] = ()
+
     notes = "--json prints the whole response, with token ids and logprobs."
     is_action = True
     operation = "Sampling"
@@ -64,6 +71,8 @@ class Sample(Lister):
         "tinkex run --base-model Qwen/Qwen3-8B --prompt 'Once upon' --max-tokens 64",
         "tinkex run --model-path run-123:final --prompt-file prompt.txt",
         "tinkex run --base-model Qwen/Qwen3-8B --prompt Hello --json | jq .sequences",
+        "tinkex run --model-path run-123:final --chat --prompt 'Name three rivers.'",
+        "tinkex run --base-model Qwen/Qwen3-8B --prompt Hello --top-logprobs 3",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -75,7 +84,15 @@ class Sample(Lister):
             help='file with the prompt: text, a JSON array of token ids, or {"tokens": [...]}; '
             "- is standard input",
         )
+        parser.add_argument(
+            "--messages",
+            metavar="<path>",
+            help='file with a conversation: a JSON list of {"role": ..., "content": ...}; '
+            "- is standard input",
+        )
+        add_chat_options(parser)
         add_sampling_options(parser)
+        _add_logprob_options(parser)
         parser.add_argument(
             "-o",
             "--output",
@@ -93,6 +110,8 @@ class Sample(Lister):
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        from tinkex.api.sampling.client import encode_prompt
+        from tinkex.api.sampling.types import is_chat
         from tinkex.files import check_writable
 
         model_path, base_model = checked_model(self, parsed_args, "run")
@@ -105,40 +124,96 @@ class Sample(Lister):
         with self.client.create_sampling_client(
             base_model=base_model, model_path=model_path, deadline=deadline
         ) as sampling:
+            self._is_chat = is_chat(prompt)
+            is_encoded = not isinstance(prompt, str) and not self._is_chat
             tokenizer = None
-            if isinstance(prompt, str) or not parsed_args.whole_json:
+            if not is_encoded or not parsed_args.whole_json:
                 tokenizer = find_tokenizer(
                     self,
                     lambda: parsed_args.tokenizer or sampling.find_base_model(deadline),
-                    needed=isinstance(prompt, str) or bool(parsed_args.tokenizer),
+                    needed=not is_encoded or bool(parsed_args.tokenizer),
                 )
-            if isinstance(prompt, str):
-                assert tokenizer is not None
-                prompt = tokenizer.encode(prompt, timeout=deadline.remaining())
-            response: SampleResponse = sampling.sample(
-                prompt, sampling_params(parsed_args), parsed_args.num_samples, deadline=deadline
+            tokens = encode_prompt(tokenizer, prompt, deadline.remaining())
+            params = sampling_params(parsed_args)
+            if tokenizer is not None and self._is_chat:
+                params = tokenizer.stop_sequences.added_to(params)
+            topk = parsed_args.top_logprobs
+            self.result = sampling.sample(
+                tokens,
+                params,
+                parsed_args.num_samples,
+                prompt_logprobs=parsed_args.prompt_logprobs,
+                topk_prompt_logprobs=topk if parsed_args.prompt_logprobs else 0,
+                topk_logprobs=topk,
+                deadline=deadline,
             )
-        self.result = response
-        return self.column_names, [
+        return self._rows(parsed_args, tokens, tokenizer)
+
+    def _rows(
+        self, parsed_args: argparse.Namespace, prompt: Sequence[int], tokenizer: Tokenizer | None
+    ) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
+        """Return the names and the rows of the output."""
+        from tinkex.cli.logprobs import scored
+
+        sequences = self.result.sequences
+
+        def text_of(tokens: Sequence[int]) -> str | None:
+            if tokenizer is None:
+                return None
+            if self._is_chat:
+                return tokenizer.decode_reply(tokens)
+            return tokenizer.decode(tokens, after=prompt)
+
+        rows: list[tuple[Any, ...]] = [
             (
                 index,
-                tokenizer.decode(sequence.tokens, after=prompt) if tokenizer else None,
+                text_of(sequence.tokens),
                 sequence.stop_reason,
                 mean(sequence.logprobs),
                 len(sequence.tokens),
             )
-            for index, sequence in enumerate(response.sequences, 1)
+            for index, sequence in enumerate(sequences, 1)
         ]
+        names = list(self.column_names)
+        top = bool(parsed_args.top_logprobs)
+        if parsed_args.logprobs or top:
+            self._scored = [_scored_sequence(s, prompt, tokenizer) for s in sequences]
+            names.append("logprobs")
+            cells = [_cell(tokens, top=top) for tokens in self._scored]
+            rows = [(*row, cell) for row, cell in zip(rows, cells, strict=True)]
+        if parsed_args.prompt_logprobs:
+            of_prompt = self.result.prompt_logprobs, self.result.topk_prompt_logprobs
+            self._scored_prompt = scored(tokenizer, prompt, *of_prompt)
+            names.append("prompt_logprobs")
+            rows = [(*row, _cell(self._scored_prompt, top=top)) for row in rows]
+        return names, rows
 
-    def _prompt(self, parsed_args: argparse.Namespace) -> str | list[int]:
-        from tinkex.commands.inputs import nearly_token_ids, read_prompt
+    def _prompt(self, parsed_args: argparse.Namespace) -> Prompt:
+        """Return the prompt that the options give: text, token ids or messages."""
+        from tinkex.commands.inputs import (
+            conversation,
+            nearly_token_ids,
+            read_messages,
+            read_prompt,
+        )
 
-        file = parsed_args.prompt_file
-        if file == "-":
+        file, system = parsed_args.prompt_file, parsed_args.system
+        if "-" in (file, parsed_args.messages):
             arguments.check_stdin(self, "prompt")
+        if parsed_args.messages is not None:
+            if parsed_args.prompt is not None or file is not None:
+                raise UsageError("use either --messages or a prompt")
+            return conversation(read_messages(parsed_args.messages, self.app.stdin), system)
         prompt = read_prompt(parsed_args.prompt, file, self.app.stdin)
+        where = "standard input" if file == "-" else file
+        if parsed_args.chat or system is not None:
+            if not isinstance(prompt, str):
+                raise UsageError(
+                    f"{where} contains token ids, which cannot be a message",
+                    hint="Omit --chat and --system: token ids are sampled as they are.",
+                )
+            return conversation(prompt, system)
         if file and (why := nearly_token_ids(prompt)):
-            where = "standard input" if file == "-" else file
             self.app.warn(f"{where} is sampled as text, not as token ids: {why}")
         return prompt
 
@@ -148,8 +223,12 @@ class Sample(Lister):
         column_names: Sequence[str],
         data: Iterable[Sequence[Any]],
     ) -> int:
+        from tinkex.cli.formatters import wants_colour
+
         stdout, written = self.app.stdout, io.StringIO()
         self._on_terminal = stdout.isatty() and parsed_args.output is None
+        self._colours = parsed_args.output is None and wants_colour(stdout)
+        self._lists_tokens = bool(parsed_args.top_logprobs) or not self._colours
         self.app.stdout = written
         try:
             if parsed_args.whole_json:
@@ -178,15 +257,62 @@ class Sample(Lister):
         text = record["text"]
         if text is None:
             text = f"token ids: {list(sequence.tokens)}"
+        lines = []
+        if index == 1 and self._scored_prompt:
+            texts = [token.text for token in self._scored_prompt]
+            ids = [token.token_id for token in self._scored_prompt]
+            shown = f"token ids: {ids}" if None in texts else "".join(map(str, texts))
+            lines += ["Prompt:", *self._with_logprobs(self._scored_prompt, shown)]
+            lines += [f"avg_logprob={_mean_text(mean(self.result.prompt_logprobs))}", ""]
+        lines.append(f"Sample {index}:")
+        scored = self._scored[index - 1] if self._scored else []
+        lines += self._with_logprobs(scored, text)
+        average, reason = _mean_text(record["avg_logprob"]), plain_text(record["stop_reason"])
+        lines.append(f"stop_reason={reason} | avg_logprob={average}")
+        is_last = index == len(self.result.sequences)
+        if is_last and self._colours and (self._scored or self._scored_prompt):
+            from tinkex.cli.logprobs import legend
+
+            lines.append(legend())
+        return "\n".join(lines) + ("" if is_last else "\n")
+
+    def _with_logprobs(self, tokens: Sequence[TokenLogprob], text: str) -> Iterator[str]:
+        """Yield *text*, coloured on a terminal, and the list of *tokens* if it is needed."""
         if self._on_terminal:
             text = printable(text, keep="\n\t")
-        average = record["avg_logprob"]
-        shown = "n/a" if average is None else f"{average:.3f}"
-        gap = "" if index == len(self.result.sequences) else "\n"
-        return (
-            f"Sample {index}:\n{text}\n"
-            f"stop_reason={plain_text(record['stop_reason'])} | avg_logprob={shown}{gap}"
-        )
+        if not tokens:
+            yield text
+            return
+        from tinkex.cli import logprobs
+
+        has_text = self._colours and tokens[0].text is not None
+        yield logprobs.coloured(tokens) if has_text else text
+        if self._lists_tokens or not has_text:
+            width = shutil.get_terminal_size().columns if self._on_terminal else None
+            yield from logprobs.listing(tokens, colours=self._colours, width=width)
+
+
+def _scored_sequence(
+    sequence: SampledSequence, prompt: Sequence[int], tokenizer: Tokenizer | None
+) -> list[TokenLogprob]:
+    """Return the tokens of *sequence* with their logprobs and alternatives.
+
+    :raises LogprobsUnavailable: the server has not returned them.
+    """
+    from tinkex.cli.logprobs import scored
+
+    if sequence.logprobs is None:
+        raise LogprobsUnavailable("this server does not return logprobs of the sampled tokens")
+    tokens, logprobs = sequence.tokens, sequence.logprobs
+    return scored(tokenizer, tokens, logprobs, sequence.topk_logprobs, after=prompt)
+
+
+def _cell(tokens: Iterable[TokenLogprob], *, top: bool) -> Structure:
+    return Structure([token.as_dict(with_top=top) for token in tokens])
+
+
+def _mean_text(average: float | None) -> str:
+    return "n/a" if average is None else f"{average:.3f}"
 
 
 def checked_model(
@@ -233,9 +359,19 @@ def find_tokenizer(
         return None
 
 
-def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the sampling parameters, and ``--tokenizer``."""
+def add_sampling_options(
+    parser: argparse.ArgumentParser, *, single: bool = False, seed: int | None = None
+) -> None:
+    """Add the options of the sampling parameters, and ``--tokenizer``.
+
+    :param single: without ``--num-samples``.
+    :param seed: default of ``--seed``; ``None`` for a random one.
+    """
     for name, metavar, kind, default, text in _SAMPLING_OPTIONS:
+        if single and name == "num-samples":
+            continue
+        if name == "seed" and seed is not None:
+            default, text = seed, f"seed for repeatable samples (default: {seed})"
         parser.add_argument(f"--{name}", metavar=metavar, type=kind, default=default, help=text)
     parser.add_argument(
         "--stop",
@@ -244,6 +380,36 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="string that ends a sample; may be repeated",
+    )
+
+
+def add_chat_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--chat`` and ``--system``."""
+    parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="treat the prompt as the message of a user: apply the chat template",
+    )
+    parser.add_argument(
+        "--system", metavar="<text>", type=non_empty, help="system message; implies --chat"
+    )
+
+
+def _add_logprob_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--logprobs",
+        action="store_true",
+        help="show the logprob of each sampled token; on a terminal, colour it by surprisal",
+    )
+    parser.add_argument(
+        "--top-logprobs",
+        metavar="<int>",
+        type=integer(1, 100),
+        default=0,
+        help="number of most likely tokens to show at each position; implies --logprobs",
+    )
+    parser.add_argument(
+        "--prompt-logprobs", action="store_true", help="show the logprobs of the prompt as well"
     )
 
 
@@ -263,8 +429,11 @@ def sampling_params(parsed_args: argparse.Namespace) -> SamplingParams:
 
 def mean(logprobs: Sequence[float | None] | None) -> float | None:
     """Return the mean of the finite *logprobs*, or ``None`` if there are none."""
-    known = [x for x in logprobs or () if x is not None and math.isfinite(x)]
-    return sum(known) / len(known) if known else None
+    known = [x for x in logprobs or () if x is not None]
+    if not math.isfinite(total := sum(known)):  # seldom, and the check of each is slow
+        known = list(filter(math.isfinite, known))
+        total = sum(known)
+    return total / len(known) if known else None
 
 
 class ListRun(Lister):

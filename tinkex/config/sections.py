@@ -11,7 +11,7 @@ from types import NoneType
 from typing import Any
 
 from tinkex import plugins
-from tinkex.config import file
+from tinkex.config import file, pools
 from tinkex.config.values import Written, parse_flag
 from tinkex.exceptions import PluginError, SettingsError, TinkexError
 from tinkex.files import user_path
@@ -29,15 +29,17 @@ _WORDS = {
 }
 
 
-def read(name: str, sections: Mapping[str, Any], origin: str) -> Any:
+def read(name: str, sections: Mapping[str, Any], origin: str, hint: str | None = None) -> Any:
     """Return the settings of the plugin *name*, an instance of the dataclass that it declares.
 
     :param sections: the sections of the profile.
     :param origin: where they come from, for error messages.
+    :param hint: how to correct a value, if it is not in the configuration file.
     :raises PluginError: the plugin declares no settings, or its declaration is unusable.
     :raises SettingsError: a setting is unknown or malformed.
     """
     schema = declared(name)
+    hint = hint or f"Change it in {file.config_path()}."
     try:
         types = types_of(schema)
     except PluginError as error:
@@ -56,31 +58,39 @@ def read(name: str, sections: Mapping[str, Any], origin: str) -> Any:
         except (ValueError, KeyError, TinkexError) as error:
             raise SettingsError(
                 f"the setting {key} of {name} must be {_words(types[key])} (from {origin})",
-                hint=f"Change it in {file.config_path()}.",
+                hint=hint,
             ) from error
     try:
         return schema(**values)
     except ValueError as error:  # of its own __post_init__
-        raise SettingsError(f"settings of {name}: {error} (from {origin})") from error
+        raise SettingsError(f"settings of {name}: {error} (from {origin})", hint=hint) from error
 
 
 def effective(sections: Mapping[str, Any], origin: str) -> Iterator[tuple[str, Any, str, str]]:
-    """Yield the name, value, origin and description of each setting in *sections*.
+    """Yield the name, value, origin and description of each setting of plugins.
 
     Values of fields with ``repr=False``, and all values of a section that no plugin reads, are
-    masked.
+    masked. Plugins that do not load are omitted unless *sections* has their settings.
 
     :raises SettingsError: see :func:`read`.
     """
-    for name, section in sections.items():
-        fields: dict[str, Any] = {}
-        if _entry_point(name) is not None:
+    declared_by = [ep.name for ep in plugins.entry_points(plugins.SETTINGS)]
+    for name in declared_by:
+        section = _section(name, sections)
+        try:
             settings = read(name, sections, origin)
-            fields = {field.name: field for field in dataclasses.fields(settings)}
-        for key in section:
-            value = _shown(settings, fields[key]) if fields else "…"
-            about = fields[key].metadata.get("help", "") if fields else ""
-            yield f"{KEY}.{name}.{key}", value, origin, about
+        except PluginError:
+            if section:
+                raise
+            continue
+        for field in dataclasses.fields(settings):
+            value = _shown(settings, field)
+            where = origin if field.name in section else pools.origin_without(value)
+            yield f"{KEY}.{name}.{field.name}", value, where, field.metadata.get("help", "")
+    for name, unread in sections.items():
+        if not any(plugins.same_name(name, known) for known in declared_by):
+            about = "no installed plugin declares it"
+            yield from ((f"{KEY}.{name}.{key}", "…", origin, about) for key in unread)
 
 
 def value_of(name: str, sections: Mapping[str, Any], origin: str) -> tuple[Any, str]:
@@ -128,18 +138,21 @@ def from_text(name: str, text: str) -> Any:
     value: Any = text if hint in (str, Path) else Written(text)
     if hint == tuple[str, ...]:
         value = [part.strip() for part in text.split(",")]
-    read(plugin, {plugin: {key: value}}, "the command line")
+    see = f"See: tinkex plugin show {plugin}"
+    read(plugin, {plugin: {key: value}}, "the command line", see)
     return value
 
 
 def described(schema: Any) -> list[str]:
-    """Return a line for each setting of *schema*, with its name, type and default."""
+    """Return a line for each setting of *schema*, with its name, help, type and default."""
     types = types_of(schema)
     defaults = schema()
-    return [
-        f"{name}: {_words(hint)}; by default {getattr(defaults, name)!r}"
-        for name, hint in types.items()
-    ]
+    lines = []
+    for field in dataclasses.fields(schema):
+        about = f"{_words(types[field.name])}; default {getattr(defaults, field.name)!r}"
+        text = field.metadata.get("help")
+        lines.append(f"{field.name}: {text} ({about})" if text else f"{field.name}: {about}")
+    return lines
 
 
 def declared(name: str) -> Any:
@@ -149,9 +162,12 @@ def declared(name: str) -> Any:
     """
     entry_point = _entry_point(name)
     if entry_point is None:
+        known = ", ".join(ep.name for ep in plugins.entry_points(plugins.SETTINGS))
+        what = "declares no settings" if plugins.find_distribution(name) else "is not installed"
         raise PluginError(
-            f"the plugin {name} declares no settings",
-            hint=f"A plugin declares a dataclass in the group {plugins.SETTINGS}.",
+            f"the plugin {name} {what}",
+            hint=f"A plugin declares a dataclass in the group {plugins.SETTINGS}, under its name. "
+            f"Declared: {known or 'none'}.",
         )
     return plugins.load(plugins.pick(plugins.SETTINGS, entry_point.name))
 

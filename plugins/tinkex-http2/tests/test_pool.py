@@ -11,10 +11,12 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hypercorn.asyncio
@@ -22,7 +24,7 @@ import hypercorn.config
 import pytest
 import trustme
 
-from tinkex.exceptions import ConnectionFailed, SettingsError, TLSError
+from tinkex.exceptions import ConnectionFailed, LimitReached, SettingsError, TLSError
 from tinkex.plugins import HttpRequest, PoolOptions, Sender, Timeouts
 from tinkex.settings import Settings
 from tinkex.testing import check_distribution, invoke
@@ -204,6 +206,76 @@ if not child:
 print(os.waitpid(child, 0)[1])
 """
     assert run(script, server.url, SSL_CERT_FILE=server.authority) == "0"
+
+
+# What the system does -------------------------------------------------------------------------------
+
+
+def test_without_open_files_the_engine_does_not_panic():
+    script = """
+import os, resource
+from tinkex.plugins import HttpRequest, Timeouts
+from tinkex.settings import Settings
+from tinkex_http2.pool import Http2Pool
+sender = Http2Pool().build(Settings())
+send = lambda: sender.send(HttpRequest("GET", "http://127.0.0.1:9", {}), Timeouts(5.0, 60.0))
+free = os.open(os.devnull, os.O_RDONLY)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
+try:
+    send()
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    assert run(script) == "LimitReached too many open files"
+
+
+def test_without_threads_the_error_is_that_of_every_limit(monkeypatch: pytest.MonkeyPatch):
+    class PanicException(BaseException):
+        pass
+
+    def panic(*_: object) -> None:
+        raise PanicException("OS can't spawn worker thread: Resource temporarily unavailable")
+
+    sender = Http2Pool().build(settings())
+    monkeypatch.setattr(sender, "_client", panic)
+    with pytest.raises(LimitReached, match="too many threads"):
+        get(sender, "http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("fails", [1, 2], ids=["headers", "body"])
+def test_time_for_which_the_program_was_suspended_does_not_count(
+    server: Server, sender: Sender, monkeypatch: pytest.MonkeyPatch, fails: int
+):
+    calls: list[object] = []
+
+    def stopped(do: Callable[[], object]) -> object:
+        calls.append(do)
+        if len(calls) < fails:
+            return do()
+        raise TimeoutError
+
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 100)  # Ctrl-Z, then fg
+    monkeypatch.setattr("tinkex.httppools.time", later)
+    monkeypatch.setattr("tinkex_http2.sender._interruptible", stopped)
+    with pytest.raises(ConnectionFailed, match="while the program was suspended") as caught:
+        get(sender, server.url)
+    assert caught.value.suspended >= 40  # 100 s less the read timeout of 60 s
+
+
+def test_no_connection_is_left_when_the_sender_is_closed():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        sender = Http2Pool().build(settings())
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        with ThreadPoolExecutor(1) as threads:
+            got = threads.submit(get, sender, url)
+            connection, _ = listening.accept()
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")
+            assert got.result(60) == b"x"
+        sender.close()
+        connection.settimeout(60)
+        assert connection.recv(4096) == b""
+        connection.close()
 
 
 def run(script: str, *arguments: str, **environ: str) -> str:

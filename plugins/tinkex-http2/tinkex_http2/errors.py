@@ -8,7 +8,7 @@ from typing import Any
 from pyqwest import ConnectTimeout, ReadError, RemoteProtocolError, StreamError, WriteError
 
 from tinkex import exceptions as ours
-from tinkex.httppools import CA_HINT, host_of, proxy_error, proxy_for
+from tinkex.httppools import CA_HINT, host_of, proxy_error, proxy_for, suspension_error
 
 _BROKEN = (RemoteProtocolError, WriteError, ReadError)
 #: Exceptions that the engine raises.
@@ -26,7 +26,7 @@ _HINTS = dict.fromkeys((_UNTRUSTED, _UNKNOWN), CA_HINT) | {_MALFORMED: "Check th
 _TABLE: tuple[tuple[Any, str, type[ours.TinkexError], str], ...] = (
     (ConnectTimeout, "", ours.Unreachable, "{host} does not answer"),
     (TimeoutError, "", ours.TimedOut, "Timed out while awaiting a response from {host}"),
-    (ConnectionError, "Too many open files", ours.LimitReached, "too many open files"),
+    (OSError, "Too many open files", ours.LimitReached, "too many open files"),
     (ConnectionError, "dns error", ours.Unreachable, "cannot resolve {host}"),
     (ConnectionError, "Connection refused", ours.Unreachable, "connection refused by {host}"),
     (ConnectionError, "peer certificate: UnknownIssuer", ours.TLSError, _UNKNOWN),
@@ -46,8 +46,13 @@ _TABLE: tuple[tuple[Any, str, type[ours.TinkexError], str], ...] = (
 )
 
 
-def translated(error: Exception, url: str) -> ours.TinkexError:
-    """Return the error of tinkex for *error*, which a request to *url* raised."""
+def translated(error: Exception, url: str, end: float) -> ours.TinkexError:
+    """Return the error of tinkex for *error*, which a request to *url* raised.
+
+    :param end: when its time limit ended, by :func:`time.monotonic`.
+    """
+    if stopped := suspension_error(url, end):
+        return stopped
     host, text = host_of(url), str(error).rpartition("client error ")[2]
     text = error.code.name if isinstance(error, StreamError) else text
     reason = text.rpartition(": ")[2].partition(" (os error")[0].lower()

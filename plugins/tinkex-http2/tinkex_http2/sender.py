@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -14,12 +15,14 @@ from typing import TypeVar
 import pyqwest
 
 from tinkex import plugins
-from tinkex.exceptions import InvalidResponse
+from tinkex.exceptions import InvalidResponse, LimitReached
 from tinkex.httppools import authorities, proxy_for, run_in_thread
 from tinkex.plugins import HttpRequest, HttpResponse, PoolSettings, Sender, Timeouts
 from tinkex_http2.errors import FOREIGN, translated
 
 T = TypeVar("T")
+#: Number of files that the engine opens when it starts; if it cannot, it panics.
+_FILES = 4
 #: A proxy rule that matches no request. Without a rule, the engine reads the environment itself.
 _NO_PROXY = pyqwest.Proxy("http://127.0.0.1:1", no_proxy="*,0.0.0.0/0,::/0")
 
@@ -48,12 +51,18 @@ class EngineSender:
         if request.body is None and request.method not in ("GET", "HEAD"):
             headers["content-length"] = "0"
         sent = (request.method, request.url, headers, request.body)
+        began = time.monotonic()
+        end = began + (timeouts.whole or math.inf)
         try:
             client = self._client(request.url, timeouts)
             exchange = _interruptible(partial(client.stream, *sent, timeout=timeouts.whole))
-            return EngineResponse(exchange.__enter__(), request.url)
+            return EngineResponse(exchange.__enter__(), request.url, timeouts.read, end)
         except FOREIGN as error:
-            raise translated(error, request.url) from error
+            raise translated(error, request.url, min(end, began + timeouts.read)) from error
+        except BaseException as panic:
+            if "spawn worker thread" in str(panic):
+                raise LimitReached("too many threads") from panic
+            raise
 
     def close(self) -> None:
         """Close the connections."""
@@ -66,6 +75,9 @@ class EngineSender:
         key = (url.split("/", 3)[2], math.ceil(timeouts.connect), silence)
         with self._guard:
             if key not in self._clients:
+                with ExitStack() as stack:  # fails if the engine would panic
+                    for _ in range(_FILES):
+                        stack.enter_context(open(os.devnull, "rb"))
                 self._clients[key] = pyqwest.SyncClient(self._transport(url, *key[1:]))
             return self._clients[key]
 
@@ -90,9 +102,13 @@ class EngineSender:
 
 
 class EngineResponse:
-    """A response of the engine as :class:`tinkex.plugins.HttpResponse`."""
+    """A response of the engine as :class:`tinkex.plugins.HttpResponse`.
 
-    def __init__(self, response: pyqwest.SyncResponse, url: str) -> None:
+    :param read: seconds to wait for each chunk.
+    :param end: when the time for the whole exchange ends, by :func:`time.monotonic`.
+    """
+
+    def __init__(self, response: pyqwest.SyncResponse, url: str, read: float, end: float) -> None:
         self.status = response.status
         self.headers: dict[str, str] = {}
         for name, value in response.headers.items():
@@ -103,15 +119,19 @@ class EngineResponse:
         if coding == "chunked":  # the length of another framing, if any, is invalid then
             self.headers.pop("content-length", None)
         self._response, self._url = response, url
+        self._read, self._end = read, end
 
     def chunks(self, size: int) -> Iterator[bytes]:
         """Yield the body as it arrives."""
         content = iter(self._response.content)
+        began = time.monotonic()
         try:
             while (chunk := _interruptible(partial(next, content, None))) is not None:
-                yield from (bytes(chunk[at : at + size]) for at in range(0, len(chunk), size))
+                for at in range(0, len(chunk), size):
+                    yield bytes(chunk[at : at + size])
+                began = time.monotonic()
         except FOREIGN as error:
-            raise translated(error, self._url) from error
+            raise translated(error, self._url, min(self._end, began + self._read)) from error
 
     def close(self) -> None:
         """Discard the unread part of the body."""

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import pytest
 
 from tests.serving import Reply, Request, serving
-from tinkex.testing import Invocation, invoke, local_service
+from tinkex.testing import Invocation, invoke, isolated, local_service
 
 TOKEN = "hf_goodgoodgoodgoodgood"
 MODEL = "tinkex/baker-street-2M"
@@ -39,6 +39,24 @@ class FakeHub:
     def add(self, repo: str, *, private: bool = True, readme: str | None = None) -> None:
         files = {} if readme is None else {"README.md": readme.encode()}
         self.repos[repo] = {"private": private, "branches": {"main": files}}
+
+    def add_base(self) -> None:
+        """Add the base model of the local service: its configuration and header, no weights."""
+        shapes: dict[str, tuple[int, int]] = {"model.embed_tokens.weight": (2048, 192)}
+        for layer in range(4):
+            path = f"model.layers.{layer}"
+            for name, outputs in (("q", 192), ("k", 64), ("v", 64), ("o", 192)):
+                shapes[f"{path}.self_attn.{name}_proj.weight"] = (outputs, 192)
+            shapes |= {f"{path}.mlp.{name}_proj.weight": (512, 192) for name in ("gate", "up")}
+            shapes[f"{path}.mlp.down_proj.weight"] = (192, 512)
+        tensors, end = {}, 0
+        for name, shape in shapes.items():
+            place = [end, end := end + 2 * shape[0] * shape[1]]
+            tensors[name] = {"dtype": "BF16", "shape": shape, "data_offsets": place}
+        header = json.dumps(tensors).encode()
+        self.add(MODEL)
+        self.files(MODEL)["config.json"] = b'{"model_type": "qwen3"}'
+        self.files(MODEL)["model.safetensors"] = len(header).to_bytes(8, "little") + header
 
     def files(self, repo: str, branch: str = "main") -> dict[str, bytes]:
         found: dict[str, bytes] = self.repos[repo]["branches"][branch]
@@ -148,6 +166,16 @@ class FakeHub:
 
 def missing(what: str) -> Reply:
     return Reply({"error": what}, 404, {"X-Error-Code": what})
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Run a test as a new user without a network; the library reads the variable only once."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    with isolated(tmp_path / "user"):
+        yield
 
 
 @pytest.fixture

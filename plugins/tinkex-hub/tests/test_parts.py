@@ -11,7 +11,8 @@ import yaml
 from tinkex.api import TinkerPath
 from tinkex.exceptions import UsageError
 from tinkex.testing import check_distribution
-from tinkex_hub import adapter, card, commands
+from tinkex_hub import adapter, card
+from tinkex_hub.commands import push_hf
 
 CONFIG = "adapter_config.json"
 PATH = TinkerPath.from_string("tinker://3f:train:0/weights/step.10")
@@ -31,8 +32,8 @@ def test_the_entry_points_keep_what_tinkex_promises() -> None:
     ],
 )
 def test_default_repository_and_branch(base: str | None, repo: str) -> None:
-    assert commands.default_repo(PATH, base) == repo
-    assert commands.default_revision(PATH) == "weights-step.10"
+    assert push_hf.default_repo(PATH, base) == repo
+    assert push_hf.default_revision(PATH) == "weights-step.10"
 
 
 @pytest.mark.parametrize(

@@ -57,24 +57,74 @@ def stored(push: Any, tmp_path: Path) -> Path:
     return config.parent
 
 
-def test_the_modules_that_peft_needs_are_filled_in(push: Any, stored: Path) -> None:
-    config = json.loads((stored / "adapter_config.json").read_text())
-    (stored / "adapter_config.json").write_text(json.dumps({**config, "target_modules": None}))
-    assert "Warning" not in push("--repo", "ada/mine").stderr
-    pushed = json.loads(push.hub.files("ada/mine")["adapter_config.json"])
-    assert pushed["target_modules"] == config["target_modules"]
-
-
-def test_names_that_peft_does_not_know_are_warned_of(push: Any, stored: Path) -> None:
+@pytest.fixture
+def foreign(stored: Path) -> dict[str, Any]:
+    """Give the checkpoint the names of the hosted service; return its tensors."""
     safetensors = pytest.importorskip("safetensors.numpy")
     tensors = safetensors.load_file(stored / "adapter_model.safetensors")
     renamed = {name.replace("lm_head", "model.unembed_tokens"): w for name, w in tensors.items()}
     safetensors.save_file(renamed, stored / "adapter_model.safetensors")
+    config = json.loads((stored / "adapter_config.json").read_text())
+    config["target_modules"] = "all-linear"
+    (stored / "adapter_config.json").write_text(json.dumps(config))
+    return dict(tensors)
+
+
+def test_an_adapter_is_converted_to_the_names_of_peft(
+    push: Any, stored: Path, foreign: dict[str, Any]
+) -> None:
+    from safetensors.numpy import load
+
+    push.hub.add_base()
     done = push("--repo", "ada/mine")
+    assert (done.exit_code, "Warning" in done.stderr) == (0, False), done.stderr
+    files = push.hub.files("ada/mine")
+    pushed = load(files["adapter_model.safetensors"])
+    assert {name: w.tolist() for name, w in pushed.items()} == {
+        name: w.tolist() for name, w in foreign.items()
+    }
+    assert "lm_head" in json.loads(files["adapter_config.json"])["target_modules"]
+    card = files["README.md"].decode()
+    assert "has compared them with the base model" in card
+    assert "PeftModel" in card
+
+
+def test_without_the_base_model_an_adapter_is_converted_with_a_warning(push: Any) -> None:
+    done = push("--repo", "ada/mine")
+    assert "Warning: The names and shapes are not checked: 127.0.0.1" in done.stderr
+    assert "without a comparison" in push.hub.files("ada/mine")["README.md"].decode()
+
+
+def test_raw_uploads_the_tensors_unchanged(push: Any, stored: Path, foreign: object) -> None:
+    done = push("--repo", "ada/mine", "--raw")
     assert "Warning: PEFT ignores tensors whose names it does not know: model.unemb" in done.stderr
+    weights = push.hub.files("ada/mine")["adapter_model.safetensors"]
+    assert weights == (stored / "adapter_model.safetensors").read_bytes()
     card = push.hub.files("ada/mine")["README.md"].decode()
-    assert "build_lora_adapter" in card
+    assert "checkpoint export" in card
+    assert "the training service wrote them" in card
     assert "PeftModel" not in card
+
+
+def test_raw_fills_in_the_modules_that_peft_needs(push: Any, stored: Path) -> None:
+    config = json.loads((stored / "adapter_config.json").read_text())
+    (stored / "adapter_config.json").write_text(json.dumps({**config, "target_modules": None}))
+    assert "Warning" not in push("--repo", "ada/mine", "--raw").stderr
+    pushed = json.loads(push.hub.files("ada/mine")["adapter_config.json"])
+    assert pushed["target_modules"] == config["target_modules"]
+
+
+def test_an_adapter_that_cannot_be_converted_is_refused(push: Any, stored: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.numpy")
+    tensors = safetensors.load_file(stored / "adapter_model.safetensors")
+    odd = {
+        name.replace("lm_head", "model.layers.0.mlp.experts.w1"): w for name, w in tensors.items()
+    }
+    safetensors.save_file(odd, stored / "adapter_model.safetensors")
+    done = push("--repo", "ada/mine")
+    refused(done, "names are unknown: model.layers.*.mlp.experts.w1")
+    assert "--raw" in done.stderr
+    assert push.hub.repos == {}
 
 
 def test_without_a_repository_it_is_named_after_the_run(push: Any) -> None:
@@ -83,6 +133,7 @@ def test_without_a_repository_it_is_named_after_the_run(push: Any) -> None:
     assert done.rows["repo_id"] == f"ada/tinker-baker-street-2M-{run}"
     assert done.rows["revision"].startswith("sampler_weights-checkpoint-")
     assert (done.rows["public"], done.rows["pull_request"]) == (False, False)
+    assert done.rows["format"] == "peft"
     pushed = push.hub.files(done.rows["repo_id"], done.rows["revision"])
     assert done.rows["files"] == sorted(pushed)
     assert push.hub.files(done.rows["repo_id"]) == {}

@@ -8,11 +8,21 @@ import re
 from tinkex.api import CheckpointInfo, TinkerPath
 
 NAME = "README.md"
+#: How the tensors of the repository were made.
+RAW = "The tensors are unchanged: the training service wrote them."
+CONVERTED = (
+    "tinkex has converted the tensors to the names and shapes of PEFT, and has compared them with "
+    "the base model."
+)
+UNCHECKED = (
+    "tinkex has converted the tensors to the names of PEFT, without a comparison with the base "
+    "model."
+)
 _CONVERT = [
     "## Usage",
     "",
     "The tensors have the names of the training service, which PEFT and vLLM do not know. Convert",
-    "them first, with `weights.build_lora_adapter` of tinker-cookbook.",
+    "them first: `tinkex checkpoint export DIR --to peft --output OUT`.",
     "",
 ]
 _PARTS = {"train_attn": "attention", "train_mlp": "MLP", "train_unembed": "unembedding"}
@@ -25,6 +35,7 @@ def build(
     info: CheckpointInfo | None,
     *,
     is_peft: bool = True,
+    origin: str = RAW,
 ) -> str:
     """Return the model card of the checkpoint *path*.
 
@@ -32,9 +43,11 @@ def build(
 
     :param repo: the repository with its owner, for the usage example.
     :param is_peft: whether PEFT loads all tensors; otherwise the card explains how to convert them.
+    :param origin: how the tensors were made: :data:`RAW`, :data:`CONVERTED` or :data:`UNCHECKED`.
     """
     usage = _usage(repo, base_model) if is_peft and base_model else []
-    return f"{_head(base_model)}\n{_text(path, base_model, info, usage if is_peft else _CONVERT)}"
+    usage = usage if is_peft else _CONVERT
+    return f"{_head(base_model)}\n{_text(path, base_model, info, usage, origin)}"
 
 
 def path_in(text: str) -> str | None:
@@ -58,13 +71,17 @@ def _head(base_model: str | None) -> str:
 
 
 def _text(
-    path: TinkerPath, base_model: str | None, info: CheckpointInfo | None, usage: list[str]
+    path: TinkerPath,
+    base_model: str | None,
+    info: CheckpointInfo | None,
+    usage: list[str],
+    origin: str,
 ) -> str:
     lines = ["# LoRA adapter trained with Tinker", ""]
     if base_model:
         lines += [f"An adapter for `{base_model}`.", ""]
     lines += usage
-    lines += ["## Source", "", f"```\n{path}\n```", "", *_details(info)]
+    lines += ["## Source", "", f"```\n{path}\n```", "", origin, "", *_details(info)]
     return "\n".join(lines)
 
 

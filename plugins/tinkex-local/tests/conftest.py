@@ -168,11 +168,11 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(home: Path, clock: Clock) -> Iterator[Callable[..., Client]]:
-    """Return a function that opens the service once more; its key is an argument."""
+    """Return a function that opens the service once more; its key and engines are arguments."""
     apps: list[App] = []
 
-    def opened(api_key: str | None = None) -> Client:
-        apps.append(create_app(home, api_key, clock=clock))
+    def opened(api_key: str | None = None, **options: Any) -> Client:
+        apps.append(create_app(home, api_key, clock=clock, **options))
         return Client(apps[-1])
 
     yield opened

@@ -15,7 +15,7 @@ from tinkex.plugins import HttpRequest, Timeouts
 from tinkex.settings import Settings
 from tinkex_local.home import occupied
 from tinkex_local.pool import LocalPool
-from tinkex_local.state.models import DEFAULT_MODEL, built_in
+from tinkex_local.state.models import DEFAULT_MODEL, built_in, read_facts
 from tinkex_local.state.store import FILE, Store
 from tinkex_local.wire.wsgi import BASE_URL
 
@@ -146,7 +146,7 @@ def test_homes_that_cannot_be_used_are_named(home, monkeypatch):
 def test_a_model_is_added_used_listed_and_removed(model, save):
     (model / "config.json").unlink()  # which alone has the width of the MLP
     added = shown("local", "model", "add", "me/other", str(model))
-    assert added == {"model_name": "me/other", "directory": str(model)}
+    assert added == {"model_name": "me/other", "engine": "onnx", "directory": str(model)}
     listed = tinkex.run(["local", "model", "list"]).value
     assert [entry["model_name"] for entry in listed] == [DEFAULT_MODEL, "me/other"]
     options = ("--prompt", "Holmes", "--max-tokens", "3", "--seed", "1")
@@ -213,6 +213,59 @@ def test_an_unusable_model_is_not_added(model, name, break_it, words):
     with pytest.raises(UsageError, match=words):
         run("local", "model", "add", name, str(model))
     assert len(shown("local", "model", "list")) == 1
+
+
+@pytest.fixture
+def hugging_face(model):
+    """The directory of the model with Hugging Face files instead of ONNX files."""
+    (model / CONFIG).unlink()
+    (model / "model.safetensors").touch()
+    return model
+
+
+def test_a_hugging_face_model_has_the_sizes_in_its_configuration(hugging_face):
+    facts = read_facts(hugging_face)
+    assert facts == built_in(DEFAULT_MODEL).facts
+    config = json.loads((hugging_face / "config.json").read_text())
+    del config["head_dim"]
+    config |= {"num_key_value_heads": None, "eos_token_id": [0, 2]}
+    (hugging_face / "config.json").write_text(json.dumps(config))
+    (hugging_face / "model.safetensors").rename(hugging_face / "model.safetensors.index.json")
+    facts = read_facts(hugging_face)
+    assert (facts.heads, facts.key_value_heads, facts.head_size) == (6, 6, 192 // 6)
+    assert facts.eos == {0, 2}
+
+
+def test_a_model_without_an_engine_is_not_added(hugging_face):
+    with pytest.raises(UsageError, match="'pip install tinkex-torch' adds one for Hugging Face"):
+        run("local", "model", "add", "me/x", str(hugging_face))
+    assert len(shown("local", "model", "list")) == 1
+
+
+def test_a_model_whose_engine_was_removed_stays_listed(hugging_face, opened, sampling_body):
+    client = opened()
+    client.app.service.models.add("me/x", hugging_face, 0.0, lambda model: None)
+    listed = client.get("get_server_capabilities").json["supported_models"][1]
+    assert (listed["sampleable"], listed["trainable"]) == (False, False)
+    outcome = client.result("asample", sampling_body(client.sampler(base_model="me/x")))
+    assert outcome["error"].startswith("No installed engine runs me/x")
+    entry = shown("local", "model", "list")[1]
+    assert (entry["engine"], entry["trainable"], entry["context_length"]) == (None, False, 1024)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "words"),
+    [
+        (lambda path: (path / "model.safetensors").unlink(), "neither genai_config.json nor model"),
+        (lambda path: (path / "config.json").write_text("{}"), "config.json lacks hidden_size"),
+        (lambda path: (path / "config.json").unlink(), "no readable genai_config.json or config"),
+        (lambda path: (path / "tokenizer.json").unlink(), "has no tokenizer.json"),
+    ],
+)
+def test_an_incomplete_hugging_face_model_is_not_added(hugging_face, break_it, words):
+    break_it(hugging_face)
+    with pytest.raises(UsageError, match=words):
+        run("local", "model", "add", "me/x", str(hugging_face))
 
 
 def test_a_directory_that_the_state_cannot_name_is_not_added(tmp_path, model):

@@ -9,9 +9,9 @@ import onnxruntime_genai
 import pytest
 from tokenizers import Tokenizer
 
-from tinkex_local.engines import DEFAULT, SampleSpec
-from tinkex_local.engines.onnx import PIECE, best, choose, log_softmax, stops_at
-from tinkex_local.engines.runner import load
+from tinkex_local.engines import SampleSpec
+from tinkex_local.engines.onnx import PIECE, OnnxEngine
+from tinkex_local.engines.sampling import best, choose, log_softmax, stops_at
 from tinkex_local.state.models import DEFAULT_MODEL, built_in
 
 MODEL = built_in(DEFAULT_MODEL)
@@ -29,7 +29,7 @@ PLAIN = SampleSpec(
 
 @pytest.fixture(scope="module")
 def sample(tokenizer):
-    engine = load(DEFAULT)
+    engine = OnnxEngine()
     prompt = tuple(tokenizer.encode("Holmes lit his pipe and").ids)
     plain = dataclasses.replace(PLAIN, tokens=prompt)
 
@@ -101,6 +101,7 @@ def test_logprobs_are_those_that_onnxruntime_alone_finds(sample):
         num_samples=2,
         prompt_logprobs=len(text),
         topk_prompt_logprobs=3,
+        topk_sample_logprobs=3,
         top_k=50,
         temperature=0.7,  # logprobs are those of the model, whatever the temperature
     )
@@ -113,8 +114,12 @@ def test_logprobs_are_those_that_onnxruntime_alone_finds(sample):
     for sequence in result.sequences:
         bare = _Bare()
         row = bare.logprobs(text)[-1]
-        for token, logprob in zip(sequence.tokens, sequence.logprobs, strict=True):
+        rows = zip(sequence.tokens, sequence.logprobs, sequence.topk_logprobs, strict=True)
+        for token, logprob, table in rows:
             assert logprob == pytest.approx(row[token], abs=1e-4)
+            best_of_row = np.sort(row)[-3:][::-1]
+            assert [value for _, value in table] == pytest.approx(best_of_row, abs=1e-4)
+            assert all(row[one] == pytest.approx(value, abs=1e-4) for one, value in table)
             assert (row > row[token]).sum() < 50
             row = bare.logprobs([token])[-1]
 
@@ -244,6 +249,6 @@ def test_every_uniform_number_draws_a_possible_token():
 
 def test_a_special_token_can_be_named_as_a_stop_string(tokenizer):
     spec = dataclasses.replace(PLAIN, stop_strings=("<|im_end|>",))
-    ended = stops_at(spec, MODEL.facts.eos, tokenizer)
+    ended = stops_at(spec, MODEL.facts.eos, MODEL.directory)
     assert ended([500, tokenizer.token_to_id("<|im_end|>")])
     assert not ended([500, 600])

@@ -22,6 +22,24 @@ VALUES = [
 WHOLE = [*VALUES, "", "{", '{"a": 1}x', "a=1&b=2", '{"a": 1, "a": 2}', " " * 100, "\ufeff{}"]
 
 CREATED = {"user_metadata": {"a": "b"}, "ttl_seconds": 7200}
+LOSS = {
+    "data": [
+        {
+            "model_input": {"chunks": [{"type": "encoded_text", "tokens": [5]}]},
+            "loss_fn_inputs": {
+                "target_tokens": {
+                    "data": [5],
+                    "dtype": "int64",
+                    "shape": [1, 1],
+                    "sparse_crow_indices": [0, 1],
+                    "sparse_col_indices": [0],
+                }
+            },
+        }
+    ],
+    "loss_fn": "ppo",
+    "loss_fn_config": {"clip_low_threshold": 0.5},
+}
 # fmt: off
 BODIES = {
     "create_session": {"tags": ["a"], "sdk_version": "0", "display_name": "d", **CREATED},
@@ -59,8 +77,9 @@ BODIES = {
     },
     "retrieve_future": {"request_id": "r", "allow_metadata_only": False},
     "weights_info": {"tinker_path": PATH},
-    "forward_backward": {},
-    "optim_step": {},
+    "forward_backward": {"model_id": "m", "seq_id": 1, "forward_backward_input": LOSS},
+    "forward": {"model_id": "m", "seq_id": 1, "forward_input": LOSS},
+    "optim_step": {"model_id": "m", "seq_id": 1, "adam_params": {"learning_rate": 1.0}},
     "telemetry": {"events": []},
     "client/config": {"sdk_version": "0"},
 }

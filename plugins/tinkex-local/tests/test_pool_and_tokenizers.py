@@ -76,6 +76,6 @@ def test_tokenizers_of_our_models_are_found_and_no_others(home, opened, monkeypa
     assert (directory / "tokenizer.json").is_file()
     assert source.find("Qwen/Qwen3-8B", network=True) is None
     assert not home.exists()
-    Registry(opened().app.service.store).add("me/copy", directory, 0.0)
+    Registry(opened().app.service.store).add("me/copy", directory, 0.0, lambda model: None)
     assert source.find("me/copy", network=False) == directory
     assert source.find("Qwen/Qwen3-8B", network=True) is None

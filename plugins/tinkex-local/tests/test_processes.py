@@ -13,9 +13,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 from safetensors import safe_open
+
+from tests.bigram import BigramEngine, loss_body
 
 #: Saves one run again and again, under three names.
 SAVE = """
@@ -74,6 +77,53 @@ def test_a_kill_at_any_moment_leaves_whole_checkpoints_only(home, opened):
         assert_whole(home, client)
         client.app.close()
     assert client.get("checkpoints").json["cursor"]["total_count"] >= 20  # one each at least
+
+
+#: Trains one run and saves it again and again; prints the losses, and the paths of checkpoints.
+TRAIN = """
+import sys
+from pathlib import Path
+from tests.bigram import BigramEngine, loss_body
+from tinkex_local.app import create_app
+from conftest import Client
+client = Client(create_app(Path(sys.argv[1]), engines=[BigramEngine()]))
+run = client.model()
+print(run, flush=True)
+for seq in range(1, 10**6, 3):
+    client.result("forward_backward", loss_body(run, seq))
+    client.result("optim_step", {"model_id": run, "seq_id": seq + 1, "adam_params": {}})
+    print(client.saved(run, "weights", f"n{seq}", seq_id=seq + 2), flush=True)
+"""
+
+
+@pytest.mark.kills
+def test_a_kill_while_training_leaves_the_last_checkpoint_and_an_honest_error(home, opened):
+    here = Path(__file__).parent  # with our conftest
+    for attempt in range(10):
+        process = subprocess.Popen(
+            [sys.executable, "-c", TRAIN, str(home)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=here,
+            env=os.environ | {"PYTHONPATH": str(here.parents[2])},
+        )
+        run, first = process.stdout.readline().strip(), process.stdout.readline().strip()
+        assert first.startswith("tinker://")
+        time.sleep(random.Random(attempt).uniform(0, 0.1))
+        process.kill()
+        paths = [first, *process.communicate(timeout=60)[0].split()]
+        client = opened(engines=[BigramEngine()])
+        body = loss_body(run, 10**6)
+        refused = client.post("forward_backward", body)
+        listed = {entry["tinker_path"] for entry in client.checkpoints()}
+        last = client.get(f"training_runs/{run}").json["last_checkpoint"]["tinker_path"]
+        assert {path for path in paths if path.count("/") == 4} <= listed
+        assert refused.status == 400
+        assert f"its last checkpoint is {last}" in refused.json["detail"]
+        load = {"path": last, "optimizer": True, "session_id": client.session(), "model_seq_id": 0}
+        loaded = client.result("load_weights", load)["model_id"]
+        assert client.result("forward_backward", loss_body(loaded, 1))["metrics"]
+        client.app.close()
 
 
 def test_processes_may_begin_and_save_at_once(home, opened):

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from tinkex.api.http.protobuf import sample_response
 from tinkex_local.engines import runner as runners
+from tinkex_local.engines.onnx import OnnxEngine
 from tinkex_local.serve import CONNECTIONS, THREADS
 from tinkex_local.state.adapter import TENSORS
 
@@ -62,12 +63,16 @@ def single(text):
 
 
 def test_protobuf_says_the_same_as_json(client, submit):
-    request = submit(num_samples=2, prompt_logprobs=True, topk_prompt_logprobs=2)
+    request = submit(
+        num_samples=2, prompt_logprobs=True, topk_prompt_logprobs=2, topk_sample_logprobs=3
+    )
     result = json.loads(json.dumps(client.retrieve(request)), parse_float=single)
     accept = "application/x-protobuf, application/json"
     answer = client.post("retrieve_future", {"request_id": request}, accept=accept)
     assert answer.headers["content-type"] == "application/x-protobuf"
     assert sample_response(answer.body) == result
+    for sequence in result["sequences"]:
+        assert [len(row) for row in sequence["topk_logprobs"]] == [3] * len(sequence["tokens"])
     # Other results stay JSON.
     request = client.post("save_weights", {"model_id": client.model(), "path": "a"}).json
     answer = client.post("retrieve_future", request, accept="application/x-protobuf")
@@ -140,7 +145,7 @@ def test_sampling_works_without_a_session(client, sampling_body):
         ({"tokens": []}, "The prompt is empty"),
         ({"prompt": {"chunks": [{"type": "image", "data": "", "format": "png"}]}}, "encoded_text"),
         ({"params": {"stop": [""]}}, "stop string"),
-        ({"topk_sample_logprobs": 2}, "does not offer"),
+        ({"prompt_alt_tokens_k": 2}, "does not offer"),
         ({"sampling_session_id": "nope"}, "Unknown sampling session"),
         ({"seq_id": None}, "seq_id is required"),
         ({"sampling_session_id": None}, "base_model or model_path"),
@@ -283,12 +288,11 @@ def test_the_sdk_learns_how_many_results_it_may_wait_for(client):
 
 
 def test_a_broken_engine_fails_the_request_once_and_for_all(client, submit, monkeypatch):
-    class Broken:
-        def sample(self, model, spec):
-            raise ZeroDivisionError
-            yield
+    def sample(self, model, spec):
+        raise ZeroDivisionError
+        yield
 
-    monkeypatch.setattr(runners, "load", lambda name: Broken())
+    monkeypatch.setattr(OnnxEngine, "sample", sample)
     request = submit()
     for _ in range(2):
         assert client.retrieve(request) == {"error": "Internal error", "category": "server"}

@@ -107,13 +107,6 @@ def test_an_adapter_of_nothing_fails_as_an_operation(client):
     assert "trains nothing" in outcome["error"]
 
 
-@pytest.mark.parametrize("call", ["forward", "forward_backward", "optim_step"])
-def test_training_is_refused_in_words(client, call):
-    answer = client.post(call, {"model_id": "x"})
-    assert answer.status == 400
-    assert "does not train" in answer.json["detail"]
-
-
 SAVE = {"model_id": "nope", "path": "a"}
 
 

@@ -145,8 +145,9 @@ def test_state_of_the_version_before_is_upgraded(home, opened):
     client.model(session)
     client.app.close()
     with sqlite3.connect(home / "state.sqlite3") as connection:  # as the first version left it
-        connection.execute("ALTER TABLE operations DROP COLUMN began")
-        connection.execute("ALTER TABLE operations DROP COLUMN finished")
+        for column in ("began", "finished", "data"):
+            connection.execute(f"ALTER TABLE operations DROP COLUMN {column}")
+        connection.execute("ALTER TABLE runs DROP COLUMN holder")
         connection.execute("PRAGMA user_version = 1")
     connection.close()
     client = opened()

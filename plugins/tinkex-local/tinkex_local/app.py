@@ -5,13 +5,14 @@ from __future__ import annotations
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinkex.exceptions import LocalError
 from tinkex_local.access import Access
-from tinkex_local.engines import DEFAULT
+from tinkex_local.engines import Engine
+from tinkex_local.engines.choice import Engines
 from tinkex_local.engines.runner import MAX_POLLS, Runner
 from tinkex_local.home import HOME_VARIABLE, default_home
 from tinkex_local.problems import Problem, log
@@ -35,13 +36,15 @@ class App:
     """The WSGI application for the state in one home directory.
 
     :ivar service: the state of the service.
+    :ivar engines: the engines of this process.
     """
 
     def __init__(self, service: Service, runner: Runner, api_key: str | None) -> None:
         self.service = service
+        self.engines = runner.engines
         self._access = Access(api_key, service.clock)
         self._routes = http.Routes(PREFIX, service.home, self._refusal)
-        _add_basics(self._routes, service)
+        _add_basics(self._routes, service, runner.engines)
         _add_access(self._routes, self._access)
         routes.add(self._routes, service, runner)
         self._tidied = float("-inf")
@@ -84,23 +87,23 @@ def create_app(
     home: Path,
     api_key: str | None = None,
     *,
-    engine: str = DEFAULT,
+    engines: Sequence[Engine] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> App:
     """Create the application for the state in *home*.
 
     :param home: directory of the state, created if missing.
     :param api_key: the key that clients must send as ``X-API-Key``; ``None`` for no key.
-    :param engine: name of the engine that computes samples.
+    :param engines: the engines to choose from, preferred first; by default the installed ones.
     :param clock: returns the current time in seconds since the epoch.
     :raises OSError: the directory cannot be used.
     :raises StateError: the state file cannot be used.
     """
     service = Service(home, clock=clock)
-    return App(service, Runner(service, engine), api_key)
+    return App(service, Runner(service, Engines(engines)), api_key)
 
 
-def _add_basics(app: http.Routes, service: Service) -> None:
+def _add_basics(app: http.Routes, service: Service, engines: Engines) -> None:
     @app.on("GET", "healthz")
     def healthz() -> Any:
         return {"status": "ok"}
@@ -121,8 +124,8 @@ def _add_basics(app: http.Routes, service: Service) -> None:
                 {
                     "model_name": model.name,
                     "max_context_length": context,
-                    "trainable": False,
-                    "sampleable": True,
+                    "trainable": engines.trains(model),
+                    "sampleable": engines.name_for(model) is not None,
                 }
             )
         return {"supported_models": models}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -130,12 +131,15 @@ class ResetLocal(ShowOne):
 
 
 class AddLocalModel(ShowOne):
-    """Add an onnxruntime-genai model to the embedded service."""
+    """Add an onnxruntime-genai or Hugging Face model to the embedded service."""
 
     operation = "adding a model"
     is_action = True
-    column_names: ClassVar = ("model_name", "directory")
-    examples = ("tinkex local model add HuggingFaceTB/SmolLM2-135M ./smollm2-onnx",)
+    column_names: ClassVar = ("model_name", "engine", "directory")
+    examples = (
+        "tinkex local model add HuggingFaceTB/SmolLM2-135M ./smollm2-onnx",
+        "tinkex local model add Qwen/Qwen3-0.6B ./Qwen3-0.6B",
+    )
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
@@ -143,19 +147,28 @@ class AddLocalModel(ShowOne):
         parser.add_argument(
             "directory",
             metavar="<dir>",
-            help="directory with genai_config.json, the ONNX files and tokenizer.json; a "
-            "config.json next to them gives the shapes of adapters; the directory is not copied",
+            help="directory with tokenizer.json and either genai_config.json and ONNX files, or "
+            "config.json and model.safetensors (requires tinkex-torch); it is not copied",
         )
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         from tinkex.files import user_path
+        from tinkex_local.engines.choice import no_engine
+        from tinkex_local.state.models import LocalModel, ModelError
 
         directory = user_path(parsed_args.directory)
         with _app() as app, _reported(parsed_args.directory):
-            model = app.service.models.add(parsed_args.name, directory, app.service.clock())
+
+            def check(model: LocalModel) -> None:
+                if app.engines.name_for(model) is None:
+                    raise ModelError(no_engine(model))
+
+            models = app.service.models
+            model = models.add(parsed_args.name, directory, app.service.clock(), check)
+            engine = app.engines.name_for(model)
             self.result = model.name
-        return self.column_names, (model.name, str(model.directory))
+        return self.column_names, (model.name, engine, str(model.directory))
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
         return [f"Added {plain_text(record['model_name'])}"]
@@ -165,13 +178,13 @@ class ListLocalModel(Lister):
     """List the models of the embedded service."""
 
     operation = "listing local models"
-    column_names: ClassVar = ("model_name", "context_length", "directory")
-    plain_columns: ClassVar = ("model_name", "directory")
+    column_names: ClassVar = ("model_name", "engine", "trainable", "context_length", "directory")
+    plain_columns: ClassVar = ("model_name", "engine", "directory")
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
         from tinkex_local.state.models import ModelError
 
-        rows = []
+        rows: list[tuple[Any, ...]] = []
         with _app() as app:
             for model in app.service.models.all():
                 try:
@@ -179,7 +192,8 @@ class ListLocalModel(Lister):
                 except ModelError as error:
                     context = None
                     self.status(f"Warning: {model.name} is not usable: {error}")
-                rows.append((model.name, context, str(model.directory)))
+                engine, trainable = app.engines.name_for(model), app.engines.trains(model)
+                rows.append((model.name, engine, trainable, context, str(model.directory)))
         self.result = [dict(zip(self.column_names, row, strict=True)) for row in rows]
         return self.column_names, rows
 
@@ -206,6 +220,63 @@ class RemoveLocalModel(ShowOne):
         return [f"Removed {plain_text(record['model_name'])}"]
 
 
+class AddLocalCheckpoint(ShowOne):
+    """Add an adapter from a directory to the embedded service."""
+
+    operation = "adding a checkpoint"
+    is_action = True
+    column_names: ClassVar = ("tinker_path", "base_model", "lora_rank", "size_bytes")
+    examples = (
+        "tinkex local checkpoint add ./my-adapter",
+        "tinkex local checkpoint add ./my-adapter --base-model Qwen/Qwen3-0.6B --name v1",
+    )
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument(
+            "directory",
+            metavar="<dir>",
+            help="directory with adapter_config.json and adapter_model.safetensors, in the format "
+            "of PEFT or as downloaded from a Tinker service; it is copied",
+        )
+        parser.add_argument(
+            "--base-model",
+            metavar="<model>",
+            help="base model in the embedded service (default: the one in adapter_config.json)",
+        )
+        parser.add_argument(
+            "--name",
+            metavar="<name>",
+            type=checkpoint_name,
+            help="name of the checkpoint (default: that of the directory)",
+        )
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
+        from tinkex.files import user_path
+        from tinkex_local.state import foreign
+
+        directory = user_path(parsed_args.directory).absolute()
+        name = parsed_args.name or re.sub(r"[^A-Za-z0-9_-]+", "-", directory.name)[:200] or "added"
+        with _app() as app, _reported(parsed_args.directory):
+            added = foreign.add(app.service, directory, name, parsed_args.base_model)
+        values = tuple(added[column] for column in self.column_names)
+        self.result = added["tinker_path"]
+        return self.column_names, values
+
+    def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
+        return [plain_text(record["tinker_path"])]
+
+
+def checkpoint_name(text: str) -> str:
+    """Return *text* if it is a valid name of a checkpoint; the type of an option."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}", text):
+        raise argparse.ArgumentTypeError(
+            "a name has 1 to 200 letters, digits, '_', '-' and '.', and no dot in front"
+        )
+    return text
+
+
 @contextmanager
 def _app(key: str | None = None) -> Iterator[App]:
     """Open the state in the default home directory."""
@@ -228,6 +299,8 @@ def _reported(what: str) -> Iterator[None]:
     import sqlite3
 
     from tinkex_local.app import unusable
+    from tinkex_local.problems import OperationError
+    from tinkex_local.state.foreign import ForeignError
     from tinkex_local.state.models import ModelError
     from tinkex_local.state.store import StateError
 
@@ -237,5 +310,9 @@ def _reported(what: str) -> Iterator[None]:
         raise unusable(error) from error
     except ModelError as error:
         raise UsageError(str(error)) from error
+    except ForeignError as error:
+        raise UsageError(f"cannot add {what}: {error}") from error
+    except OperationError as error:
+        raise LocalError(str(error)) from error
     except OSError as error:
         raise LocalError(f"cannot use {what}: {error.strerror or error}") from error

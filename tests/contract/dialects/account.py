@@ -5,13 +5,15 @@ from __future__ import annotations
 import gzip
 import io
 import itertools
+import json
 import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from tests.contract.dialects.wire import Refusal, Scripted, detail, route
 from tests.serving import Reply, Request
+from tinkex_local.wire.protobuf import fields, message
 
 KEY = "tml-dialect-0123456789abcdef"
 MODEL = "Qwen/Qwen3-8B"
@@ -71,6 +73,8 @@ class Account(Scripted):
         "POST client/config": {"pjwt_auth_enabled": False},
         "POST session_heartbeat": {"type": "session_heartbeat"},
     }
+    #: What it says of a loss in addition to the logprobs.
+    loss_metrics: ClassVar[Mapping[str, float]] = {"loss:sum": 1.5}
     #: What a listed model contains in addition to its name.
     model: ClassVar[Mapping[str, Any]] = {
         "max_context_length": 32768, "trainable": True, "sampleable": True,
@@ -223,6 +227,29 @@ class Account(Scripted):
         self.of(*parts(seen.json["tinker_path"]))
         return {"base_model": MODEL, "is_lora": True, "lora_rank": 32}
 
+    # ----------------------------------------------------------------- training
+
+    def read_examples(self, seen: Request) -> Request:
+        """Return *seen* with its examples as JSON."""
+        is_binary = seen.headers["content-type"] == "application/x-protobuf"
+        return replace(seen, body=json.dumps(decoded(seen.body)).encode()) if is_binary else seen
+
+    @route("POST", "forward_backward")
+    def forward_backward(self, seen: Request) -> Reply:
+        seen = self.read_examples(seen)
+        self.count(seen)
+        outputs = []
+        for datum in seen.json["forward_backward_input"]["data"]:
+            size = sum(len(chunk["tokens"]) for chunk in datum["model_input"]["chunks"])
+            logprobs = {"data": [-1.5] * size, "dtype": "float32", "shape": [size]}
+            outputs.append({"logprobs": logprobs})
+        return self.accept({"loss_fn_outputs": outputs, "metrics": self.loss_metrics})
+
+    @route("POST", "optim_step")
+    def optim_step(self, seen: Request) -> Reply:
+        self.count(seen)
+        return self.accept({"metrics": None})
+
     # ----------------------------------------------------------------- sampling
 
     @route("POST", "create_sampling_session")
@@ -280,6 +307,24 @@ class Account(Scripted):
     def set_ttl(self, seen: Request, *where: str) -> Reply:
         self.of(*where)
         return Reply(None, self.done)
+
+
+def decoded(encoded: bytes) -> dict[str, Any]:
+    """Return the JSON form of a ``ForwardBackwardRequest`` as far as the dialects read it."""
+    found: dict[int, list[Any]] = {}
+    for number, value in fields(encoded):
+        found.setdefault(number, []).append(value)
+    data = []
+    for datum in found[3]:
+        chunks = [message(value) for number, value in fields(message(datum)) if number == 1]
+        texts = [message(dict(fields(message(dict(fields(chunk))[1])))[1]) for chunk in chunks]
+        tokens = [{"tokens": list(memoryview(text).cast("i"))} for text in texts]
+        data.append({"model_input": {"chunks": tokens}})
+    return {
+        "model_id": found[1][0].decode(),
+        "seq_id": found[2][0],
+        "forward_backward_input": {"data": data},
+    }
 
 
 def parts(path: str) -> list[str]:

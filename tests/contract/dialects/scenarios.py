@@ -49,6 +49,12 @@ OFFLINE = {
         ("profile add", "profile remove", "profile use"), "writes the configuration file"
     ),
     **dict.fromkeys(("config get", "config show", "profile list"), "reads settings"),
+    **dict.fromkeys(("alias list", "alias remove"), "reads or writes the file of aliases"),
+    "alias set": "asks the service only for a short name, as other commands do",
+    **dict.fromkeys(
+        ("tokens encode", "tokens decode", "tokens count", "billing estimate"),
+        "reads files of the tokenizer",
+    ),
     **dict.fromkeys(("plugin list", "plugin show"), "reads entry points"),
     **dict.fromkeys(("local info", "local model list", "checkpoint verify"), "reads files"),
     **dict.fromkeys(("note list", "note show"), "reads files"),
@@ -57,6 +63,7 @@ OFFLINE = {
     "auth logout": "forgets stored keys; asks the service only for keys of old logins",
     "auth switch": "chooses among the stored keys",
     "complete": "asks only for Tab",
+    "grade": "reads files",
     "help": "reads the commands",
     "local serve": "is a server itself",
     "version": "knows it",
@@ -64,9 +71,12 @@ OFFLINE = {
 
 #: Commands that ask a server in the way that another command does.
 AS_ANOTHER = {
+    "chat": "run",
+    "compare": "run batch",
     "checkpoint push-hf": "checkpoint download",
     "hello": "run list",
     "run watch": "run wait",  # which ends
+    "score": "run",
 }
 
 SCENARIOS = {
@@ -110,6 +120,16 @@ SCENARIOS = {
         r're:\{\n  "sequences": \[\n    \{\n      "tokens": \[\n        11,\n        12\n(.|\n)*',
         on={"local": r're:\{\n  "sequences": \[\n    \{\n      "tokens": \[\n(.|\n)*'},
         operation="Sampling",
+    ),
+    "train sft": Scenario(
+        "train sft {rows} --base-model {model} --tokenizer {tokenizer} --output {tmp}/run "
+        "-f value -c steps -c state_path",
+        r"re:1\ntinker://[^/]+/weights/final\n",
+        refused={
+            "local": "No installed engine trains {model}; 'pip install tinkex-torch' adds one for "
+            "Hugging Face models (HTTP 400)"
+        },
+        operation="Training",
     ),
     "run list": Scenario("run list", "{run}\t{model}\n"),
     "run info": Scenario("run info {run} -f value -c training_run_id", "{run}\n"),

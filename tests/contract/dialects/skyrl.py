@@ -32,6 +32,7 @@ class SkyRL(Account):
     sampler = "sampling_4d3c2b1a"
     time = "2026-11-20T13:55:34.109929"
     model: ClassVar[Mapping[str, Any]] = {}
+    loss_metrics: ClassVar[Mapping[str, float]] = {}
     lacks: ClassVar[Mapping[str, int]] = {
         "GET checkpoints": 404,
         f"DELETE {CHECKPOINT}": 404,
@@ -101,6 +102,11 @@ class SkyRL(Account):
         self.places -= self.fails is None
         self.runs.append(self.new_run)  # which stays in the list, also if this fails
         return self.accept({"model_id": self.new_run}, model_id=self.new_run)
+
+    def read_examples(self, seen: Request) -> Request:
+        if seen.headers["content-type"] != "application/json":
+            raise crash()  # it fails to describe bytes that are not JSON
+        return seen
 
     @route("POST", "unload_model")
     def unload_model(self, seen: Request) -> Reply:
@@ -176,6 +182,9 @@ class SkyRLMain(SkyRL):
         if "model_id" in seen.json and seen.json.get("seq_id") != 1:
             raise detail(400, f"LoadWeights is not permitted with seq_id {seen.json['seq_id']}")
         return super().load_weights(seen)
+
+    def read_examples(self, seen: Request) -> Request:
+        return Account.read_examples(self, seen)
 
     def count(self, seen: Request) -> None:
         number = (seen.json["model_id"], seen.json["seq_id"])

@@ -40,6 +40,7 @@ KNOWN: dict[str, set[str]] = {
         "type", "prompt", "sampling_params", "num_samples", "sampling_session_id", "seq_id",
         "base_model", "model_path", "prompt_logprobs", "topk_prompt_logprobs",
     },
+    "optim_step": {"type", "model_id", "seq_id", "adam_params"},
     "retrieve_future": {"type", "request_id", "allow_metadata_only"},
     "weights_info": {"type", "tinker_path"},
 }  # fmt: skip
@@ -122,6 +123,11 @@ class TuFT(Account):
         if seen.json["base_model"] != MODEL:
             raise detail(400, f"Base model {seen.json['base_model']} is not supported")
         return super().create_model(seen)
+
+    def read_examples(self, seen: Request) -> Request:
+        if seen.headers["content-type"] != "application/x-protobuf":
+            raise detail(415, "Unsupported media type")
+        return super().read_examples(seen)
 
     @route("POST", "load_weights")
     def load_weights(self, seen: Request) -> Reply:

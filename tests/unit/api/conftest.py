@@ -79,12 +79,13 @@ class Server:
         return [s for s in self.seen if s.path == path and method in (None, s.method)]
 
     def _answer(self, request: serving.Request) -> None:
+        is_binary = request.headers.get("content-type") == "application/x-protobuf"
         seen = Seen(
             request.method,
             request.path.removeprefix("/api/v1/"),
             request.query,
             request.headers,
-            request.json,
+            request.body if is_binary else request.json,
             time.monotonic(),
             request.handler.client_address[1],
         )

@@ -14,6 +14,7 @@ from tests.conftest import FakePlugins
 from tinkex.cli import completion
 from tinkex.cli.app import TinkexApp
 from tinkex.cli.completion import Cache
+from tinkex.config import aliases
 from tinkex.config.values import DEFAULT_BASE_URL
 from tinkex.testing import invoke
 
@@ -111,6 +112,24 @@ def test_files(line, kind):
 )
 def test_values(line, words):
     assert sorted(offered(line)[0]) == words
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("tinkex checkpoint info @p", ["@prod"]),
+        ("tinkex run --model-path @", ["@latest", "@latest:sampler", "@latest:training", "@prod"]),
+        ("tinkex checkpoint info r1@p", []),
+        ("tinkex run info @", ["@latest", "@prod"]),
+        ("tinkex alias remove ", ["prod"]),
+        ("tinkex session show @p", []),
+    ],
+)
+def test_aliases(line, words):
+    aliases.write("prod", "tinker://r/weights/x")
+    assert sorted(offered(line)[0]) == words
+    aliases.aliases_path().write_text("{")  # reported when it is used
+    assert "@prod" not in offered(line)[0]
 
 
 def test_profiles(config):

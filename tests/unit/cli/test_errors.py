@@ -166,6 +166,7 @@ def test_a_noun_alone_lists_its_commands():
         (["local"], "tinkex-local"),
         (["local", "serve"], "tinkex-local"),
         (["checkpoint", "push-hf", "x"], "tinkex-hub"),
+        (["chat", "@latest"], "tinkex-lab"),
         (["--profile", "local", "run", "list"], "tinkex-local"),
     ],
 )

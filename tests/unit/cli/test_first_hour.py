@@ -26,7 +26,7 @@ MISTAKES = {
     "run --base-model m --prompt Hello there": "--prompt 'Hello there'",
     "run --prompt Hello": "--base-model Qwen/Qwen3-8B; see 'tinkex model list'",
     "run --model m --prompt Hello": "--base-model",
-    "chat": "tinkex run",
+    "generate": "tinkex run",
     "models": "tinkex model list",
     # Keys and settings
     "login": "tinkex auth login",

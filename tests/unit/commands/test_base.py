@@ -92,8 +92,8 @@ def test_columns_that_a_hook_adds_follow_the_plain_line(fake_plugins, words, sho
 @pytest.mark.parametrize(
     ("hooks", "words"),
     [
-        (["OfRows", "OfRows"], "'size', which another hook adds, too"),
-        (["OfText"], "'text', which the command has"),
+        (["OfRows", "OfRows"], "'h1' of plugin p-hook 1.0 adds the column 'size', which another"),
+        (["OfText"], "'h0' of plugin p-hook 1.0 adds the column 'text', which the command has"),
     ],
 )
 def test_a_column_that_two_want_is_refused(fake_plugins, hooks, words):
@@ -105,7 +105,19 @@ def test_a_column_that_two_want_is_refused(fake_plugins, hooks, words):
     done = invoke(["memo", "list", "-f", "json"])
 
     assert (done.exit_code, done.stdout) == (1, "")
-    assert f"a hook adds the column {words}" in done.stderr
+    assert f"the hook {words}" in done.stderr
+
+
+def test_an_unknown_column_leads_to_the_option_that_may_add_it(fake_plugins):
+    option = 'parser.add_argument("--owner", action="store_true", help="add it")'
+    code = HOOKS.replace("        return parser", f"        {option}\n        return parser", 1)
+    fake_plugins.add("p-note", ENTRIES, COMMANDS)
+    fake_plugins.add("p-hook", "[tinkex.hooks.memo_list]\nh = p_hook:OfRows\n", code)
+    for words in (["-c", "ownr"], ["--sort-column", "ownr"]):
+        done = invoke(["memo", "list", *words])
+        assert "no column named 'ownr'" in done.stderr
+        assert done.stderr.endswith(". Options of plugins may add others: --owner (p-hook).\n")
+        assert "Options of plugins" not in invoke(["memo", "list", "--owner", *words]).stderr
 
 
 PLACES = """

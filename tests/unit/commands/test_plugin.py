@@ -13,8 +13,8 @@ from tinkex.testing import invoke
 
 def test_plugin_list_shows_why_an_entry_point_is_not_used(fake_plugins, monkeypatch):
     entries = "[tinkex.commands]\ngreet = p_good:Hello\ngreet_all = p_good:Hello\n"
-    hooks = "[tinkex.hooks.run_list]\nh = p_good:Hook\n[tinkex.formatters.show]\na = p_good:Hook\n"
-    fake_plugins.add("p-good", entries + hooks, COMMAND + HOOK, version="2.5")
+    hooks = "[tinkex.hooks.run_list]\nh = p_good:Hook\n[tinkex.formatters.list]\na = p_good:Shout\n"
+    fake_plugins.add("p-good", entries + hooks, COMMAND + HOOK + FORMATTER, version="2.5")
     fake_plugins.add("p-bad", "[tinkex.commands]\nbad = p_bad:Hello\n", "raise ImportError('gone')")
     fake_plugins.add("p-shadow", "[tinkex.commands]\nversion = p_shadow:Hello\n", COMMAND)
     for name in ("p_one", "p_two"):
@@ -34,8 +34,8 @@ def test_plugin_list_shows_why_an_entry_point_is_not_used(fake_plugins, monkeypa
 def test_plugin_list_has_one_line_a_distribution_at_80_columns(fake_plugins, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     entries = "[tinkex.commands]\ngreet = p_all:Hello\ngreet_all = p_all:Hello\n"
-    pool = "[tinkex.http_pools]\npipe = p_all:Hello\n"
-    fake_plugins.add("p-all", entries + pool, COMMAND, version="3.1")
+    pool = "[tinkex.http_pools]\npipe = p_all:Pool\n"
+    fake_plugins.add("p-all", entries + pool, COMMAND + CLASH, version="3.1")
     hooks = "[tinkex.hooks.run_list]\nh = p_bad:Gone\n[tinkex.command]\ngreet = p_bad:Hello\n"
     fake_plugins.add("p-bad", hooks, HOOK)
     fake_plugins.add("p-off", entries, HOOK)
@@ -67,7 +67,7 @@ def test_plugin_list_shows_what_tinkex_plugins_says(fake_plugins, monkeypatch):
         assert (errors["p-one"], errors["p-two"]) == (one, two)
         plain = invoke(["plugin", "list"]).stderr
         assert plain.startswith("TINKEX_PLUGINS names no installed plugin: "), plain
-        assert ("p-nix" in plain, "p-one" in plain) == (True, False)
+        assert ("p-nix (did you mean p-" in plain, "q-nix (" in plain) == (True, False)
         assert "TINKEX_PLUGINS names no installed plugin: " in invoke(["doctor"]).stdout
 
 
@@ -86,6 +86,8 @@ pipe = p_all:Pool
 shelf = p_all:Shelf
 """
 CLASH = """
+from tinkex.plugins import HttpPool, TokenizerSource
+
 class Clash(Hello):
     "Clash."
     def get_parser(self, prog_name):
@@ -93,8 +95,11 @@ class Clash(Hello):
         parser.add_argument("--timeout")
         return parser
 
-class Pool: pass
-class Shelf: pass
+class Pool(HttpPool):
+    def build(self, settings): pass
+
+class Shelf(TokenizerSource):
+    def find(self, model, *, network): pass
 """
 
 
@@ -129,7 +134,7 @@ def test_plugin_show_of_what_is_no_plugin(fake_plugins):
     fake_plugins.add("p-one", "[tinkex.commands]\ngreet = p_one:Hello\n", COMMAND)
     done = invoke(["plugin", "show", "p-oen"])
     assert (done.stdout, done.exit_code) == ("", 1)
-    assert "no distribution named 'p-oen'" in done.stderr
+    assert "'p-oen' is not installed" in done.stderr
     assert "Hint: Did you mean p-one?" in done.stderr
     assert "adds nothing to tinkex" in invoke(["plugin", "show", "pytest"]).stderr
     assert invoke(["plugin", "show", ""]).exit_code == 1
@@ -156,6 +161,30 @@ def test_bad_names_are_refused_and_nothing_is_written(name, cwd):
     assert done.stderr.startswith("Plugin new failed. Please check your inputs: ")
     assert "Hint: " in done.stderr
     assert list(cwd.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "problem", "hint"),
+    [
+        ("tinkex-local", "tinkex-local is already installed", "'tinkex plugin show tinkex-local'"),
+        ("requests2 --noun run", "commands 'run …' already exist", "--noun WORD"),
+        ("tinkex-runs --noun json", "the format 'json' already exists", "--noun WORD"),
+        ("tinkex-x --noun 1a", "not a word for commands: '1a'", "--noun stat."),
+        ("json", "a package named 'json' already exists", "such as tinkex-json."),
+    ],
+)
+def test_a_name_that_is_taken_has_a_hint(cwd, words, problem, hint):
+    done = invoke(["plugin", "new", *words.split()])
+    assert problem in done.stderr
+    assert hint in done.stderr.splitlines()[1]
+    assert list(cwd.iterdir()) == []
+
+
+def test_the_noun_of_the_commands_may_be_given(cwd):
+    made = invoke(["plugin", "new", "tinkex-runnings", "--noun", "walk-round", "--json"]).rows
+    assert (made["command"], made["format"]) == ("walk-round list", "walk-round")
+    hook = (cwd / "tinkex-runnings" / "tinkex_runnings" / "hooks.py").read_text()
+    assert '"walk_round_text"' in hook
 
 
 def test_directory_may_be_elsewhere_new_or_empty(cwd):

@@ -70,3 +70,12 @@ def test_the_mean_omits_numbers_that_json_does_not_have(sample):
     (row,) = json.loads(sample("-f", "json", logprobs=(-0.5, float("-inf"))).stdout)
     assert row["avg_logprob"] == -0.5
     assert "avg_logprob=n/a" in sample(logprobs=(float("-inf"),)).stdout
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_no_control_sequence_of_a_scored_token_reaches_a_terminal(sample, monkeypatch, no_color):
+    monkeypatch.setenv("NO_COLOR", no_color)
+    done = sample("--logprobs", token=2, terminal=True)
+    assert "\N{REPLACEMENT CHARACTER}[2J" in done.stdout
+    assert TEXTS[1] not in done.stdout
+    assert ("surprisal" in done.stdout) is (not no_color)

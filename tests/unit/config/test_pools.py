@@ -83,6 +83,30 @@ def test_the_pool_of_another_server_keeps_its_address(config):
     assert found.origins["base_url"] == "HTTP pool local"
 
 
+@pytest.mark.parametrize("profile", ["local", "mine"])
+def test_another_pool_does_not_replace_the_server_of_a_profile(config, monkeypatch, profile):
+    config("http_pools: {own: {driver: local}}\nprofiles: {mine: {http_pool: own}}")
+    one, other = {"profile": profile, "http_pool": "default"}, "http://127.0.0.1:9"
+    monkeypatch.setenv("TINKER_BASE_URL", "http://127.0.0.1:8")  # --profile precedes it
+    for pool in ("default", "auto"):
+        with pytest.raises(
+            SettingsError, match=r"'(local|own)' is the server of profile"
+        ) as caught:
+            settings.resolve({**one, "http_pool": pool})
+        assert str(caught.value).endswith(f"but --http-pool selects '{pool}'")
+        assert "Omit --http-pool, or give" in str(caught.value.hint)
+    assert settings.resolve({**one, "http_pool": "local"}).base_url.startswith("http://local.")
+    assert settings.resolve({**one, "base_url": other}).base_url == other
+
+    monkeypatch.setenv("TINKEX_PROFILE", profile)
+    monkeypatch.setenv("TINKEX_HTTP_POOL", "default")
+    assert settings.resolve().base_url == "http://127.0.0.1:8"
+    monkeypatch.delenv("TINKER_BASE_URL")
+    with pytest.raises(SettingsError, match="but TINKEX_HTTP_POOL selects 'default'") as caught:
+        settings.resolve()
+    assert "Unset TINKEX_HTTP_POOL, or give" in str(caught.value.hint)
+
+
 @pytest.mark.parametrize(
     ("text", "flags", "what", "hint"),
     [

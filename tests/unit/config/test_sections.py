@@ -106,13 +106,21 @@ def test_config_show_has_the_settings_of_plugins_and_masks_secret_ones(profile):
     rows = invoke(["config", "show", "-f", "json"]).rows
 
     shown = {row["name"]: row for row in rows if row["name"].startswith("plugins.")}
-    assert {name: row["value"] for name, row in shown.items()} == {
-        "plugins.p-notes.limit": 3,
-        "plugins.p-notes.token": "…",
-        "plugins.p-notes.tags": ["a", "b"],
-    }
+    assert shown["plugins.p-notes.token"]["value"] == "…"
+    assert shown["plugins.p-notes.tags"]["value"] == ["a", "b"]
     limit = shown["plugins.p-notes.limit"]
-    assert (limit["origin"], limit["description"]) == ("profile work", "most notes to list")
+    assert list(limit.values())[1:3] == [3, "profile work"]
+    assert limit["description"] == "most notes to list"
+    others = [shown[f"plugins.p-notes.{name}"]["origin"] for name in ("author", "share")]
+    assert others == ["default", "not set"]
+
+
+def test_config_show_omits_plugins_whose_settings_do_not_load(profile, fake_plugins):
+    fake_plugins.add("p-bad", "[tinkex.settings]\np-bad = p_bad:Gone\n")
+
+    assert "p-bad" not in invoke(["config", "show"]).stdout
+    profile({"limit": 3}, "p-bad")
+    assert "p-bad 1.0 does not load" in invoke(["config", "show"]).stderr
 
 
 def test_a_section_that_no_plugin_reads_is_shown_without_its_values(profile):
@@ -120,7 +128,8 @@ def test_a_section_that_no_plugin_reads_is_shown_without_its_values(profile):
 
     rows = invoke(["config", "show", "-f", "json"]).rows
 
-    assert [row["value"] for row in rows if row["name"] == "plugins.p-gone.limit"] == ["…"]
+    (row,) = (row for row in rows if row["name"] == "plugins.p-gone.limit")
+    assert (row["value"], row["description"]) == ("…", "no installed plugin declares it")
     assert "unknown" not in invoke(["profile", "list"]).stderr
 
 
@@ -152,22 +161,25 @@ def test_a_user_learns_which_plugin_declares_unusable_settings(fake_plugins):
     assert "the plugin p-notes declares unusable settings: the setting limit of" in done.stderr
 
 
-def test_a_plugin_without_declared_settings_is_told_where_to_declare_them(fake_plugins):
-    code = SCHEMA.replace('"p-notes"', '"p-other"')
-    fake_plugins.add("p-notes", ENTRIES, code)
+@pytest.mark.parametrize(
+    ("name", "what"), [("tinkex-hub", "declares no settings"), ("p-nots", "is not installed")]
+)
+def test_a_plugin_without_declared_settings_is_told_where_to_declare_them(fake_plugins, name, what):
+    fake_plugins.add("p-notes", ENTRIES, SCHEMA.replace('"p-notes"', f'"{name}"'))
 
     done = invoke(["memo", "show"])
 
-    assert "the plugin p-other declares no settings" in done.stderr
+    assert f"the plugin {name} {what}" in done.stderr
     assert "tinkex.settings" in done.stderr
+    assert "p-notes" in done.stderr
 
 
 def test_plugin_show_lists_the_settings(profile):
     rows = invoke(["plugin", "show", "p-notes", "-f", "json"]).rows
 
     assert rows["settings"][:2] == [
-        "author: a string; by default 'me'",
-        "limit: a whole number; by default 20",
+        "author: a string; default 'me'",
+        "limit: most notes to list (a whole number; default 20)",
     ]
 
 
@@ -211,7 +223,7 @@ def test_the_first_setting_of_a_plugin_makes_a_profile(profile, home: Path, word
         (["limit", "many"], "the setting limit of p-notes must be a whole number"),
         (["limit", "0"], "limit must be at least 1"),
         (["sorted", "often"], "the setting sorted of p-notes must be true or false"),
-        (["limt", "3"], "plugins.p-notes.limit"),
+        (["limt", "3"], "Hint: Did you mean plugins.p-notes.limit?"),
     ],
     ids=" ".join,
 )
@@ -220,6 +232,8 @@ def test_config_set_refuses_what_a_plugin_would(profile, words, problem: str):
 
     assert (done.stdout, done.exit_code) == ("", 1)
     assert problem in done.stderr
+    if words[0] != "limt":
+        assert done.stderr.endswith("Hint: See: tinkex plugin show p-notes\n")
 
 
 def test_a_secret_setting_of_a_plugin_is_not_shown(profile):

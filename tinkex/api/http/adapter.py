@@ -26,7 +26,7 @@ from urllib3.util import parse_url
 from tinkex import plugins
 from tinkex.api.http import errors
 from tinkex.api.http.concurrency import run_in_thread
-from tinkex.api.http.retry import LATE, Stopped
+from tinkex.api.http.retry import LATE
 from tinkex.config import pools
 from tinkex.config.values import is_loopback
 from tinkex.exceptions import (
@@ -308,6 +308,14 @@ def _connect(connection: HTTPConnection, connect: Any) -> None:
 # Errors -------------------------------------------------------------------------------------------
 
 
+class Stopped(Exception):
+    """The process was suspended (Ctrl-Z) while it waited; the argument is the seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+
 def translated(error: Exception, url: str, proxy: str = "") -> TinkexError:
     """Convert *error*, raised by a request to *url*, to a tinkex error.
 
@@ -316,7 +324,7 @@ def translated(error: Exception, url: str, proxy: str = "") -> TinkexError:
     causes, host = errors.chain(error), errors.host_of(url)
     return (
         errors.local_limit(causes)
-        or _stopped(error, host)
+        or (errors.suspended(host, error.seconds) if isinstance(error, Stopped) else None)
         or _settings_error(causes, host, proxy)
         or _proxy_error(causes, host, proxy)
         or errors.tls_error(causes, host)
@@ -324,12 +332,6 @@ def translated(error: Exception, url: str, proxy: str = "") -> TinkexError:
         or _urllib3_error(causes, host)
         or errors.lost(causes, host)
     )
-
-
-def _stopped(error: Exception, host: str) -> TinkexError | None:
-    if not isinstance(error, Stopped):
-        return None
-    return ConnectionFailed(f"the connection to {host} was lost while the program was suspended")
 
 
 def _settings_error(causes: list[BaseException], host: str, proxy: str) -> TinkexError | None:

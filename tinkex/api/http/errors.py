@@ -111,6 +111,13 @@ def timed_out(host: str) -> TimedOut:
     return TimedOut(f"Timed out while awaiting a response from {host}")
 
 
+def suspended(host: str, seconds: float) -> ConnectionFailed:
+    """Return the error for a connection that was lost while the process was suspended (Ctrl-Z)."""
+    error = ConnectionFailed(f"the connection to {host} was lost while the program was suspended")
+    error.suspended = seconds
+    return error
+
+
 def because(causes: Sequence[BaseException]) -> str:
     """Return ``: <system message>`` of the first cause that has a message, or ``''``."""
     for cause in causes:

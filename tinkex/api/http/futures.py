@@ -55,6 +55,7 @@ def outcome(
     decode: Decoder | None = None,
     *,
     wanted: str,
+    patient: bool = False,
 ) -> dict[str, Any]:
     """Return the result of an operation, from its first response or by polling.
 
@@ -70,7 +71,8 @@ def outcome(
         if accepted.get(wanted) is not None:
             return dict(accepted)
         refuse(f"neither {wanted!r} nor 'request_id'")
-    return result(transport, request_id_of(accepted), kind, deadline, decode)
+    request_id = request_id_of(accepted)
+    return result(transport, request_id, kind, deadline, decode, patient=patient)
 
 
 def has_failed(value: Mapping[str, Any]) -> bool:
@@ -93,16 +95,20 @@ def result(
     kind: str,
     deadline: Deadline,
     decode: Decoder | None = None,
+    *,
+    patient: bool = False,
 ) -> dict[str, Any]:
     """Wait for the operation *request_id* and return its result.
 
     :param kind: the service's name for the operation: ``SaveWeights``.
     :param decode: function that decodes a protobuf result.
+    :param patient: only time in which the service does not respond counts towards the deadline, as
+        far as its patience allows; the number of failed polls is not limited.
     :raises tinkex.exceptions.OperationFailed: the operation failed.
     :raises tinkex.exceptions.NotFound: the operation has expired (410) or is unknown.
     :raises tinkex.exceptions.TimedOut: the deadline has passed.
     """
-    return _Poll(transport, request_id, kind, deadline, decode).run()
+    return _Poll(transport, request_id, kind, deadline, decode, patient).run()
 
 
 class _Poll:
@@ -113,7 +119,11 @@ class _Poll:
         kind: str,
         deadline: Deadline,
         decode: Decoder | None,
+        patient: bool,
     ) -> None:
+        self._patient = patient
+        #: When the service responded last, as the time that the deadline measures.
+        self._responded = deadline.elapsed
         self._transport = transport
         self._deadline = deadline
         self._decode = decode
@@ -150,6 +160,7 @@ class _Poll:
             self._deadline.remaining()  # the poll has timed out, not the whole operation
             self._deadline.report()
         except ConnectionFailed as error:
+            self._deadline.excuse_suspension(error)
             self._count(error, str(error), None)
         return None
 
@@ -196,6 +207,9 @@ class _Poll:
 
     def _pending(self, value: dict[str, Any], response: Response) -> None:
         """Report why there is no result yet, and record when the server expects the next poll."""
+        if self._patient:
+            self._deadline.excuse(self._deadline.elapsed - self._responded)
+            self._responded = self._deadline.elapsed
         state, reason = value.get("queue_state"), value.get("queue_state_reason")
         self._deadline.report(
             queue_state=state if isinstance(state, str) else None,
@@ -212,6 +226,7 @@ class _Poll:
         self._failures += 1
         backoff = min(0.5 * 2 ** (self._failures - 1), _LONGEST_BACKOFF)
         wait = asked if asked is not None and asked <= LONGEST_WAIT else backoff
-        if self._failures > MAX_FAILURES or not self._deadline.allows(wait):
+        is_last = self._failures > MAX_FAILURES and not self._patient
+        if is_last or not self._deadline.allows(wait):
             raise error
         self._deadline.pause(wait, reason)

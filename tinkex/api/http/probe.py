@@ -18,9 +18,17 @@ from urllib.parse import urlsplit
 from tinkex import plugins
 from tinkex.api.http import adapter, errors, schema
 from tinkex.api.http.concurrency import map_ordered
-from tinkex.api.http.transport import HEADERS, PROTOCOL_VERSION, Request, Response, Transport
+from tinkex.api.http.retry import Deadline
+from tinkex.api.http.transport import (
+    HEADERS,
+    PROTOCOL_VERSION,
+    Request,
+    Response,
+    Transport,
+    read_whole,
+)
 from tinkex.config import pools
-from tinkex.exceptions import Forbidden, NotOffered, TinkexError, Unauthorized
+from tinkex.exceptions import Forbidden, InvalidResponse, NotOffered, TinkexError, Unauthorized
 from tinkex.plugins import HttpPool, HttpRequest, PoolOptions, Timeouts
 
 if TYPE_CHECKING:
@@ -279,6 +287,22 @@ def head(url: str, timeouts: Timeouts) -> int:
         closing(sender.send(HttpRequest("HEAD", url, HEADERS), timeouts)) as found,
     ):
         return found.status
+
+
+def get(url: str, timeouts: Timeouts, options: PoolOptions) -> bytes:
+    """Return the content at *url*, requested without the key; redirects are not followed.
+
+    :raises tinkex.exceptions.TransportError: there was no response, or it is a redirect.
+    :raises tinkex.exceptions.APIError: the status is 400 or above.
+    """
+    with closing(adapter.RequestsSender(options)) as sender:
+        found = sender.send(HttpRequest("GET", url, HEADERS), timeouts)
+        response = read_whole(found, Deadline("the response", timeouts.read))
+    if response.status >= 400:
+        raise response.error()
+    if not response.ok:
+        raise InvalidResponse(f"{errors.host_of(url)} redirects (HTTP {response.status})")
+    return response.body
 
 
 def _probes() -> list[Request]:

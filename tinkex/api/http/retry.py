@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tinkex.exceptions import ConnectionFailed, TimedOut, Unreachable
+from tinkex.exceptions import ConnectionFailed, TimedOut, TinkexError, Unreachable
 
 #: Methods whose repetition has no further effect.
 REPEATABLE = frozenset({"GET", "PUT", "DELETE"})
@@ -29,6 +29,8 @@ _LONGEST_BACKOFF = 10.0
 _JITTER = 0.1
 #: Seconds by which a wait may end late on a busy machine; if later, the process was suspended.
 LATE = 1.0
+#: Minimum of seconds left after a suspension, or the whole time limit if that is shorter.
+_AFTER_SUSPENSION = 10.0
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,6 @@ class Wait:
 
 
 OnWait = Callable[[Wait], None]
-
-
-class Stopped(Exception):
-    """The process was suspended (Ctrl-Z) while it waited; the argument is the seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self.seconds = seconds
 
 
 class Deadline:
@@ -114,6 +108,12 @@ class Deadline:
         excused = min(seconds, self.patience)
         self.patience -= excused
         self.seconds += excused
+
+    def excuse_suspension(self, error: TinkexError) -> None:
+        """Extend the deadline by the time for which the process was suspended before *error*."""
+        if isinstance(error, ConnectionFailed) and error.suspended:
+            least = self.elapsed + min(self.seconds, _AFTER_SUSPENSION)
+            self.seconds = max(self.seconds + error.suspended, least)
 
     def sleep(self, seconds: float) -> None:
         """Wait without reporting it; time during which the process was suspended does not count.
@@ -185,8 +185,7 @@ class Retrying:
 
     def pause_after(self, error: ConnectionFailed | TimedOut, deadline: Deadline) -> None:
         """Wait before a retry of the call that failed with *error*, or raise *error*."""
-        if isinstance(error.__cause__, Stopped):
-            deadline.seconds += error.__cause__.seconds
+        deadline.excuse_suspension(error)
         unsent = isinstance(error, Unreachable)
         self._attempts_to_connect += unsent
         if self._attempts_to_connect > ATTEMPTS_TO_CONNECT or not (unsent or self._repeatable):

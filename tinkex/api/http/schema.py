@@ -38,7 +38,7 @@ def refuse(what: str, data: Json | None = None) -> NoReturn:
 
 def mapping(value: Any, name: str) -> Json:
     """Check that *value* is a JSON object, and return it."""
-    if not isinstance(value, Mapping):
+    if type(value) is not dict and not isinstance(value, Mapping):  # the first is much faster
         refuse(f"{name!r} is not an object")
     return value
 
@@ -132,7 +132,8 @@ def optional_time(data: Json, name: str) -> datetime | None:
             moment = datetime.fromisoformat(iso)
         else:
             return None
-        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        if moment.tzinfo is not UTC:
+            moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError, OSError):  # outside of the years 1 to 9999, or not a number
         refuse(f"{name!r} is not a time")
     return None if moment.year == 1970 else moment
@@ -149,7 +150,7 @@ def read(cls: type[T], data: Any, name: str, *, lenient: bool = False, **given: 
     """
     record = mapping(data, name)
     for field, reader, is_required in _plan(cls):  # type: ignore[arg-type]
-        if field not in given:
+        if field not in given and (is_required or record.get(field) is not None):
             try:
                 value = reader(record, field)
             except InvalidResponse:

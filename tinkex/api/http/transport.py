@@ -21,7 +21,7 @@ from urllib.parse import quote, urlencode, urljoin, urlsplit, urlunsplit
 from tinkex import plugins
 from tinkex.api.http import errors
 from tinkex.api.http.auth import HEADER, JWT_PREFIX, KeyAuth
-from tinkex.api.http.retry import REPEATABLE, Deadline, OnWait, Retrying, Wait
+from tinkex.api.http.retry import LATE, REPEATABLE, Deadline, OnWait, Retrying, Wait
 from tinkex.columns import printable
 from tinkex.exceptions import (
     NO_ROUTE,
@@ -72,6 +72,7 @@ _FORMS = {"text/html": "a web page", "text/plain": "plain text", "": "nothing"}
 #: The characters of a URL that are not percent-encoded.
 _SAFE = "!#$%&'()*+,/:;=?@[]~"
 _PORTS = {"http": 80, "https": 443}
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 _HOST = re.compile(r"[A-Za-z0-9._~-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[A-Za-z0-9._~-]+)?")
 
 _log = logging.getLogger("tinkex.http")
@@ -154,12 +155,16 @@ class Response:
         # In a successful response, a short key may be part of a name: only full-length keys are
         # masked.
         shortest = _REAL_KEY if self.ok else 0
-        values = hidden("\n".join(self.headers.values()), shortest=shortest).split("\n")
-        headers = dict(zip(self.headers, values, strict=True)) if self.headers else {}
-        if self.ok and self.content_type not in ("", "application/json"):
-            return Response(self.status, headers, self.body)
-        text = self.body.decode("utf-8", "surrogateescape")
-        body = hidden(text, shortest=shortest).encode("utf-8", "surrogateescape")
+        headers, body = self.headers, self.body
+        values = "\n".join(headers.values())
+        masked = hidden(values, shortest=shortest)
+        if masked != values:
+            headers = dict(zip(headers, masked.split("\n"), strict=True))
+        if not self.ok or self.content_type in ("", "application/json"):
+            text = body.decode("utf-8", "surrogateescape")
+            masked = hidden(text, shortest=shortest)
+            if masked != text:
+                body = masked.encode("utf-8", "surrogateescape")
         return Response(self.status, headers, body)
 
     def error(self) -> APIError:
@@ -219,6 +224,9 @@ class Transport:
         self._on_wait = on_wait
         self.auth = KeyAuth(settings)
         self._headers = {} if settings.is_exposed else settings.headers
+        own = {**self._headers, **HEADERS}
+        #: Headers of every API call without a body, and with one.
+        self._common = [_by_name(own), _by_name({**own, "Content-Type": "application/json"})]
         self.missing: set[str] = set()
         if pool is None:
             pool = plugins.load_driver(plugins.HTTP_POOLS, settings.pool_driver)
@@ -374,13 +382,16 @@ class Transport:
             opened = self._send(prepared, timeouts)
             response = read_whole(opened, deadline, request.is_enough)
         except TimedOut as error:
+            if (late := deadline.elapsed - deadline.seconds) > LATE:
+                raise errors.suspended(errors.host_of(prepared.url), late) from error
             if not deadline.allows(0.05):  # the whole time limit was spent waiting
                 raise deadline.timed_out() from error
             raise
-        took = round((time.monotonic() - start) * 1000)
-        name = self.auth.hidden(response.request_id or "-")
-        arguments = (request.method, request.path, response.status, took, name)
-        _log.debug("%s %s -> %d in %d ms, request %s", *arguments)
+        if _log.isEnabledFor(logging.DEBUG):
+            took = round((time.monotonic() - start) * 1000)
+            name = self.auth.hidden(response.request_id or "-")
+            arguments = (request.method, request.path, response.status, took, name)
+            _log.debug("%s %s -> %d in %d ms, request %s", *arguments)
         if response.status == 400 and not response.body:
             # Proxies in front of the service respond like this when the service is unreachable.
             raise ConnectionFailed(f"a proxy lost the connection to {errors.host_of(prepared.url)}")
@@ -392,8 +403,7 @@ class Transport:
             given = {name: value for name, value in request.params.items() if value is not None}
             url += ("&" if "?" in url else "?") + urlencode(given, doseq=True)
         body = None if request.body is None else _encoded(request.body)
-        common = HEADERS if body is None else {**HEADERS, "Content-Type": "application/json"}
-        headers = _merged({**self._headers, **common}, request.headers, credential)
+        headers = _merged(self._common[body is not None], request.headers, credential)
         return HttpRequest(request.method, url, headers, body)
 
     def open(self, url: str, headers: Mapping[str, str], timeouts: Timeouts) -> HttpResponse:
@@ -407,7 +417,8 @@ class Transport:
         is_own = same_origin(url, self.base_url)
         common = {**self._headers, **HEADERS} if is_own else HEADERS
         credential = self.auth.current if is_own else None
-        return self._send(HttpRequest("GET", url, _merged(common, headers, credential)), timeouts)
+        merged = _merged(_by_name(common), headers, credential)
+        return self._send(HttpRequest("GET", url, merged), timeouts)
 
     def _send(self, request: HttpRequest, timeouts: Timeouts) -> HttpResponse:
         response = self._sender.send(request, timeouts)
@@ -465,9 +476,10 @@ def read_whole(
             if len(body) > MAX_RESPONSE:
                 raise InvalidResponse("the server's response is too large")
             deadline.remaining()
-            begun = Response(response.status, response.headers, bytes(body[:_BEGINNING]))
-            if is_enough is not None and is_enough(begun):
-                break
+            if is_enough is not None:
+                begun = Response(response.status, response.headers, bytes(body[:_BEGINNING]))
+                if is_enough(begun):
+                    break
     return Response(response.status, response.headers, bytes(body))
 
 
@@ -487,7 +499,7 @@ def log_traceback(body: Any) -> None:
 
 def _encoded(body: Any) -> bytes:
     try:
-        return body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
+        return body if isinstance(body, bytes) else _encode(body).encode()
     except UnicodeEncodeError as error:
         raise UsageError(
             "the request contains text that is not valid Unicode",
@@ -495,11 +507,15 @@ def _encoded(body: Any) -> bytes:
         ) from error
 
 
+def _by_name(headers: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    return {name.lower(): (name, value) for name, value in headers.items()}
+
+
 def _merged(
-    common: Mapping[str, str], more: Mapping[str, str], credential: str | None
+    common: Mapping[str, tuple[str, str]], more: Mapping[str, str], credential: str | None
 ) -> dict[str, str]:
     """Return all headers of a request; no header of *more* replaces the credential."""
-    found = {name.lower(): (name, value) for name, value in (*common.items(), *more.items())}
+    found = {**common, **_by_name(more)}
     if credential:
         found[HEADER.lower()] = (HEADER, credential)
     return dict(found.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from tinkex.api.resources.selection import Selection
     from tinkex.api.transfer.download import Download, DownloadResult
     from tinkex.api.transfer.progress import OnProgress, Progress
+    from tinkex.api.transfer.remote import RemoteFiles
 
 #: Minimum and maximum seconds until a checkpoint expires: an hour and ten years.
 TTL_LIMITS = (3600, 10 * 365 * 86400)
@@ -250,7 +251,7 @@ class Checkpoints:
 
         :raises tinkex.exceptions.UsageError: it does not; raised before a run is created.
         """
-        from tinkex.api.resources import training
+        from tinkex.api.training import client as training
 
         training.check_name(self._transport, name)
 
@@ -373,6 +374,21 @@ class Checkpoints:
             if not wanted or checkpoint.checkpoint_type in wanted
         ]
         return self.download_all(paths, directory, with_run=False, on_progress=on_progress)
+
+    @contextmanager
+    def open_files(self, path: str) -> Iterator[RemoteFiles]:
+        """Open the files of the checkpoint *path* for reading, without a download of all of them.
+
+        >>> with client.checkpoints.open_files(path) as files:          # doctest: +SKIP
+        ...     config = json.load(files.open("adapter_config.json"))
+
+        :raises tinkex.exceptions.NotFound: there is no such checkpoint.
+        """
+        from tinkex.api.transfer import remote
+
+        parsed = TinkerPath.from_string(path)
+        with remote.open_files(self._transport, self._sessions, parsed) as files:
+            yield files
 
     def _fetch(
         self, path: TinkerPath, directory: Path, force: bool, on_progress: OnProgress | None

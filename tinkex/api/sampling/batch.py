@@ -22,7 +22,7 @@ _GAIN = 1.1
 #: Seconds to keep the concurrency after a refusal, or after doubling did not help.
 _REST = 20.0
 #: Minimum time in seconds for measuring a rate.
-_WINDOW = 0.25
+_WINDOW = 0.1
 #: Samples ahead of the oldest unfinished one in ordered output: a multiple of the concurrency.
 _AHEAD = 4
 
@@ -153,7 +153,8 @@ class ConcurrencyLimit:
         if self._count <= 0:
             self._since = now
         took = now - self._since
-        if self._count >= self.value and took >= _WINDOW:
+        # Results of a service that takes the same time for each arrive in waves: count whole ones.
+        if self._count % self.value == 0 and took >= _WINDOW:
             self._judge(self._count / took, now)
             self._count = -self.value
 

@@ -8,6 +8,7 @@ A tokenizer on the hub has its template in ``chat_template.jinja``, or in the me
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -21,6 +22,15 @@ from tinkex.exceptions import ChatTemplateError, UsageError
 CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 #: File next to ``tokenizer.json`` that may define further special tokens.
 SPECIAL = "special_tokens_map.json"
+#: File of a model, next to ``tokenizer.json``, with the tokens that end a generation
+#: (``transformers.GenerationConfig``).
+GENERATION_CONFIG = "generation_config.json"
+#: Marks around the text of the assistant: characters that Unicode reserves for internal use.
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+_GENERATION = re.compile(r"{%[-+]?\s*generation\b")
+
+Messages = Sequence[Mapping[str, Any]]
+Tools = Sequence[Mapping[str, Any]]
 
 
 class ChatTemplate:
@@ -32,13 +42,9 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, special: Mapping[str, str]) -> None:
-        import jinja2
-
+        self._source = source
         self._special = dict(special)
-        try:
-            self._template = _environment().from_string(source)
-        except jinja2.TemplateError as error:
-            raise ChatTemplateError(f"the chat template is not valid: {error}") from error
+        self._template = _compiled(source)
 
     @classmethod
     def from_directory(cls, directory: Path) -> ChatTemplate | None:
@@ -52,32 +58,82 @@ class ChatTemplate:
             source = config.get("chat_template")
         if not isinstance(source, str):
             return None
-        return cls(source, _special_tokens(config, _config(directory / SPECIAL)))
+        return cls(source, special_tokens(directory))
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """Render *messages* as a prompt for the reply.
+    def render(
+        self,
+        messages: Messages,
+        *,
+        tools: Tools | None = None,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """Render *messages* as text.
 
+        :param tools: definitions of the functions that the assistant may call.
+        :param add_generation_prompt: end with the beginning of a reply.
         :raises UsageError: *messages* are not text, or not valid for the template.
         """
+        checked = self._checked(messages)
+        return self._render(self._template, checked, tools, add_generation_prompt)
+
+    def render_generated(
+        self, messages: Messages, *, tools: Tools | None = None
+    ) -> tuple[str, list[tuple[int, int]]] | None:
+        """Render a conversation; return its text and the spans inside ``{% generation %}`` tags.
+
+        Each span is the index of its first character and the index after its last one.
+
+        :return: ``None`` if the template has no such tags, or if its text depends on them.
+        :raises UsageError: see :meth:`render`.
+        """
+        if not _GENERATION.search(self._source):
+            return None
+        checked = self._checked(messages)
+        text = self._render(self._template, checked, tools, False)
+        marked = self._render(self._marking, checked, tools, False)
+        if any(mark in text for mark in (_OPEN, _CLOSE)):
+            raise UsageError("the messages contain the characters U+FDD0 or U+FDD1")
+        spans, position = [], 0
+        for piece in re.split(f"({_OPEN}[^{_CLOSE}]*{_CLOSE})", marked):
+            length = len(piece)
+            if piece.startswith(_OPEN):
+                length -= 2
+                spans.append((position, position + length))
+            position += length
+        is_same = re.sub(f"[{_OPEN}{_CLOSE}]", "", marked) == text and position == len(text)
+        return (text, spans) if is_same else None
+
+    def _checked(self, messages: Messages) -> list[dict[str, Any]]:
         checked = text_messages(messages)
         if self._takes_parts_only:
             for message in checked:
                 message["content"] = [{"type": "text", "text": message["content"]}]
+        return checked
+
+    def _render(
+        self,
+        template: Any,
+        messages: list[dict[str, Any]],
+        tools: Tools | None = None,
+        add_generation_prompt: bool = True,
+    ) -> str:
         try:
-            return self._render(checked)
+            rendered: str = template.render(
+                self._special,
+                messages=messages,
+                add_generation_prompt=add_generation_prompt,
+                tools=list(tools) if tools else None,
+                documents=None,
+            )
         except Exception as error:  # a template may raise any exception
             reason = str(error) or type(error).__name__
             raise UsageError(f"the chat template rejects the messages: {reason}") from error
-
-    def _render(self, messages: list[dict[str, Any]]) -> str:
-        rendered: str = self._template.render(
-            self._special,
-            messages=messages,
-            add_generation_prompt=True,
-            tools=None,
-            documents=None,
-        )
         return rendered
+
+    @cached_property
+    def _marking(self) -> Any:
+        """The template, compiled so that it marks the text inside generation tags."""
+        return _compiled(self._source, (_OPEN, _CLOSE))
 
     @cached_property
     def _takes_parts_only(self) -> bool:
@@ -85,11 +141,20 @@ class ChatTemplate:
         text = "content of a message"
 
         def shows(content: object) -> bool:
-            with suppress(Exception):  # a template may raise any exception
-                return text in self._render([{"role": "user", "content": content}])
+            with suppress(UsageError):
+                return text in self._render(self._template, [{"role": "user", "content": content}])
             return False
 
         return not shows(text) and shows([{"type": "text", "text": text}])
+
+
+def generation_ends(directory: Path) -> list[int]:
+    """Return the ids of the tokens that end a generation, by the model's files in *directory*.
+
+    :raises ChatTemplateError: they cannot be read.
+    """
+    ids = _config(directory / GENERATION_CONFIG).get("eos_token_id")
+    return [number for number in (ids if isinstance(ids, list) else [ids]) if type(number) is int]
 
 
 def text_messages(messages: object) -> list[dict[str, Any]]:
@@ -133,12 +198,15 @@ def _joined(content: object) -> str | None:
     return "".join(known) if len(known) == len(texts) else None
 
 
-def _special_tokens(config: dict[str, Any], extra: dict[str, Any]) -> dict[str, str]:
-    """Return name → text of the special tokens, with the precedence of transformers.
+def special_tokens(directory: Path) -> dict[str, str]:
+    """Return name → text of the special tokens of the tokenizer in *directory*.
 
-    :param extra: the content of ``special_tokens_map.json``; ignored if *config* has the newer
-        ``added_tokens_decoder``.
+    The precedence is that of transformers: ``special_tokens_map.json`` is ignored if
+    ``tokenizer_config.json`` has the newer ``added_tokens_decoder``.
+
+    :raises ChatTemplateError: a file cannot be read.
     """
+    config, extra = _config(directory / CONFIG), _config(directory / SPECIAL)
     if "added_tokens_decoder" not in config:
         config = config | extra
     named = {name: token for name, token in config.items() if name.endswith("_token")}
@@ -152,7 +220,21 @@ def _special_tokens(config: dict[str, Any], extra: dict[str, Any]) -> dict[str, 
     return special
 
 
-def _environment() -> Any:
+def _compiled(source: str, marks: tuple[str, str] = ("", "")) -> Any:
+    """Compile a template.
+
+    :param marks: text that it writes before and after the content of each generation tag.
+    :raises ChatTemplateError: *source* is not a template.
+    """
+    import jinja2
+
+    try:
+        return _environment(marks).from_string(source)
+    except jinja2.TemplateError as error:
+        raise ChatTemplateError(f"the chat template is not valid: {error}") from error
+
+
+def _environment(marks: tuple[str, str]) -> Any:
     from datetime import datetime
 
     import jinja2
@@ -160,13 +242,15 @@ def _environment() -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """``{% generation %}`` marks the text of the assistant; it has no effect here."""
+        """``{% generation %}`` encloses the text of the assistant."""
 
         tags = {"generation"}  # noqa: RUF012 - as jinja2 has it
 
         def parse(self, parser: Any) -> Any:
             next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            before, after = (jinja2.nodes.Output([jinja2.nodes.TemplateData(m)]) for m in marks)
+            return [before, *body, after]
 
     def refuse(message: str) -> NoReturn:
         raise jinja2.TemplateError(message)

@@ -19,14 +19,17 @@ from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import TinkerPath, segment_from_server
 from tinkex.api.resources import checkpoint_info
 from tinkex.api.resources.sessions import Session, explain_full, outcome_of
+from tinkex.api.sampling import logprobs
 from tinkex.api.sampling.types import (
     TAIL,
+    Logprobs,
     Prompt,
     SampledRow,
     SampleResponse,
     SampleRow,
     SamplingParams,
     are_token_ids,
+    is_chat,
     why_not_token_ids,
 )
 from tinkex.exceptions import (
@@ -110,6 +113,7 @@ class SamplingClient:
         self._base_model = base_model or (said if isinstance(said, str) else None)
         self._next_seq_id = 0
         self._lock = threading.Lock()
+        self._scores_last_n = True
         self.backpressure = Backpressure()
         self.resubmissions = 0
 
@@ -155,13 +159,25 @@ class SamplingClient:
         params: SamplingParams | None = None,
         num_samples: int = 1,
         *,
+        prompt_logprobs: bool = False,
+        prompt_logprobs_last_n: int | None = None,
+        topk_prompt_logprobs: int = 0,
+        topk_logprobs: int = 0,
         deadline: Deadline | None = None,
     ) -> SampleResponse:
         """Return *num_samples* continuations of the prompt *tokens*.
 
+        :param prompt_logprobs: also return the logprob of each token of the prompt.
+        :param prompt_logprobs_last_n: return only those of this number of tokens at the end of the
+            prompt; the others are ``None``.
+        :param topk_prompt_logprobs: number of most likely tokens to return for each position of the
+            prompt.
+        :param topk_logprobs: number of most likely tokens to return for each sampled position.
         :param deadline: the deadline of a larger operation; see
             :meth:`tinkex.api.ServiceClient.deadline`.
         :raises tinkex.exceptions.UsageError: the prompt is empty or contains an invalid token id.
+        :raises tinkex.exceptions.LogprobsUnavailable: the service does not return the requested
+            logprobs.
         :raises tinkex.exceptions.OperationFailed: the service failed to compute it.
         :raises tinkex.exceptions.TimedOut: the timeout of the settings passed.
         """
@@ -180,11 +196,30 @@ class SamplingClient:
             "sampling_params": (params or SamplingParams()).body(),
         }
         deadline = deadline or self._transport.deadline("sampling")
-        response = SampleResponse.from_json(self._result(body, len(tokens), deadline), len(tokens))
+        wanted = Logprobs(
+            prompt_logprobs, prompt_logprobs_last_n, topk_prompt_logprobs, topk_logprobs
+        )
+        response = self._sampled(body, wanted, len(tokens), deadline)
         # Protobuf that was cut off between two fields parses without an error.
         if len(response.sequences) < num_samples:
             schema.refuse(f"{len(response.sequences)} sequences instead of {num_samples}")
-        return response
+        return logprobs.checked(response, wanted, len(tokens))
+
+    def _sampled(
+        self, body: dict[str, Any], wanted: Logprobs, size: int, deadline: Deadline
+    ) -> SampleResponse:
+        """Return the response to *body* with the members that request *wanted*."""
+        while True:
+            more = logprobs.request_members(wanted, size, last_n=self._scores_last_n)
+            try:
+                return SampleResponse.from_json(self._result(body | more, size, deadline), size)
+            except (BadRequest, OperationFailed) as error:
+                refused = logprobs.refused_member(error, more)
+                if refused is None:
+                    raise
+                if refused != logprobs.LAST_N:
+                    raise logprobs.unavailable(refused, error) from error
+                self._scores_last_n = False  # the server scores the whole prompt instead
 
     def sample_many(
         self,
@@ -204,15 +239,20 @@ class SamplingClient:
             ``tinkex.api.sampling.batch.MAX_CONCURRENCY``.
         :param ordered: yield results in the order of *rows*; early ones are held back.
         :param tokenizer: for prompts that are text or messages; see
-            :func:`tinkex.api.load_tokenizer`.
+            :func:`tinkex.api.load_tokenizer`. A reply to messages ends at the end of turn of the
+            chat template.
         :raises UsageError: *concurrency* is out of range.
         """
         from tinkex.api.sampling.batch import ConcurrencyLimit, sample_rows
 
         def sample(row: SampleRow) -> tuple[SampleResponse, Sequence[int]]:
             deadline = self._transport.deadline("sampling", patience=PATIENCE)
-            tokens = _tokens(tokenizer, row.prompt, deadline.remaining())
-            response = self.sample(tokens, row.params, row.num_samples, deadline=deadline)
+            tokens = encode_prompt(tokenizer, row.prompt, deadline.remaining())
+            params = row.params or SamplingParams()
+            if tokenizer is not None and is_chat(row.prompt):
+                params = tokenizer.stop_sequences.added_to(params)
+            wanted = vars(row.logprobs or Logprobs())
+            response = self.sample(tokens, params, row.num_samples, deadline=deadline, **wanted)
             return response, tokens[-TAIL:]
 
         gate, limit = self.backpressure, ConcurrencyLimit(concurrency)
@@ -270,14 +310,22 @@ class SamplingClient:
                 deadline.report(reason="the service is busy", retry_in=pause)
 
 
-def _tokens(tokenizer: Tokenizer | None, prompt: Prompt, seconds: float) -> Sequence[int]:
-    if not isinstance(prompt, str) and (not prompt or isinstance(prompt[0], int)):
-        return prompt  # type: ignore[return-value]
-    if tokenizer is None:
-        raise UsageError("a prompt that is not token ids needs a tokenizer")
-    if isinstance(prompt, str):
-        return tokenizer.encode(prompt, timeout=seconds)
-    return tokenizer.encode_messages(prompt, timeout=seconds)  # type: ignore[arg-type]
+def encode_prompt(
+    tokenizer: Tokenizer | None, prompt: Prompt, timeout: float | None = None
+) -> Sequence[int]:
+    """Return the token ids of *prompt*, which may be token ids already.
+
+    :param tokenizer: for text and messages.
+    :param timeout: see :meth:`tinkex.api.Tokenizer.encode`.
+    :raises UsageError: there is no tokenizer, or the messages are not valid for its template.
+    """
+    if isinstance(prompt, str) or is_chat(prompt):
+        if tokenizer is None:
+            raise UsageError("a prompt that is not token ids needs a tokenizer")
+        if isinstance(prompt, str):
+            return tokenizer.encode(prompt, timeout=timeout)
+        return tokenizer.encode_messages(prompt, timeout=timeout)
+    return prompt  # type: ignore[return-value]
 
 
 def _resubmission_reason(error: TinkexError) -> str | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tinkex import plugins
 from tinkex.api.http.concurrency import run_in_thread
 from tinkex.api.sampling import chat
+from tinkex.api.sampling.stops import StopSequences, stop_sequences
 from tinkex.api.sampling.types import TAIL
 from tinkex.exceptions import (
     ChatTemplateError,
@@ -32,6 +33,11 @@ FILE = "tokenizer.json"
 MAX_TEXT = 64 * 1024 * 1024
 #: Maximum size in bytes of a text that is encoded without a separate thread.
 _SHORT = 64 * 1024
+
+#: The header of the final channel, in the format of GPT-OSS ("harmony"): its tokens.
+_FINAL_CHANNEL = ("<|channel|>", "final", "<|message|>")
+#: Maximum number of tokens that form one character: its bytes in UTF-8.
+_MOST_PARTS = 4
 
 #: Seconds to connect to the hub, and to wait for its response.
 _HUB_TIMEOUTS = Timeouts(connect=5.0, read=10.0)
@@ -81,15 +87,7 @@ class Tokenizer:
         :raises UsageError: *text* is not valid Unicode, or longer than 64 MB.
         :raises TimedOut: it took longer than *timeout*.
         """
-        try:
-            size = len(text.encode())
-        except UnicodeEncodeError as error:
-            where = f"character {error.start + 1}"
-            raise UsageError(f"the text is not valid Unicode ({where})") from error
-        if size > MAX_TEXT:
-            most = MAX_TEXT // 1024**2
-            raise UsageError(f"the text is longer than {most} MB", hint="Give a shorter prompt.")
-        if size <= _SHORT:
+        if _size_of(text) <= _SHORT:
             return list(self.inner.encode(text, add_special_tokens=special).ids)
         try:
             # Unlike encode(), encode_batch() releases the GIL.
@@ -99,6 +97,17 @@ class Tokenizer:
             )
         except TimeoutError as error:
             raise TimedOut("Timed out while awaiting the tokens of the prompt") from error
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the token ids of *text*, without additional special tokens, and their places.
+
+        A place is the index of a token's first character and the index after its last one.
+
+        :raises UsageError: *text* is not valid Unicode, or longer than 64 MB.
+        """
+        _size_of(text)
+        encoding = self.inner.encode(text, add_special_tokens=False)
+        return list(encoding.ids), list(encoding.offsets)
 
     def encode_messages(
         self, messages: Sequence[Mapping[str, Any]], *, timeout: float | None = None
@@ -126,33 +135,123 @@ class Tokenizer:
             raise ChatTemplateError(f"the tokenizer{where} has no chat template")
         return found
 
+    @cached_property
+    def stop_sequences(self) -> StopSequences:
+        """What ends a reply: the end of turn of the chat template, and the model's end of text.
+
+        :raises ChatTemplateError: the tokenizer has no usable template.
+        """
+        template, directory = self.template, self.directory
+        assert directory is not None  # it has a template
+        ids = [self.end_of_text, *chat.generation_ends(directory)]
+        known = {n: self.inner.id_to_token(n) for n in ids if n is not None and 0 <= n < 2**32}
+        ends = {number: text for number, text in known.items() if text is not None}
+        added = {n: token.content for n, token in self.inner.get_added_tokens_decoder().items()}
+        return stop_sequences(template, added, ends)
+
+    @cached_property
+    def end_of_text(self) -> int | None:
+        """The token that ends a text, if the files of the tokenizer name one.
+
+        :raises ChatTemplateError: they cannot be read.
+        """
+        names = chat.special_tokens(self.directory) if self.directory else {}
+        token = self.inner.token_to_id(names.get("eos_token", ""))
+        return None if token is None else int(token)
+
+    @cached_property
+    def added_tokens(self) -> frozenset[str]:
+        """The text of the tokens that are not made of characters, such as ``<|im_end|>``."""
+        added = self.inner.get_added_tokens_decoder()
+        return frozenset(token.content for token in added.values())
+
     def decode(
-        self, tokens: Sequence[int], *, strip_end: bool = True, after: Sequence[int] = ()
+        self,
+        tokens: Sequence[int],
+        *,
+        strip_end: bool = True,
+        after: Sequence[int] = (),
+        special: bool = True,
     ) -> str:
-        """Return the text of *tokens*, special tokens included.
+        """Return the text of *tokens*.
 
         :param strip_end: omit the special tokens at the end.
         :param after: the preceding tokens, or the last of them: decoders such as SentencePiece drop
             the space at the beginning of a text, which a continuation needs.
+        :param special: include the special tokens.
         """
         kept = list(tokens)
         while strip_end and kept and kept[-1] in self._special:
             kept.pop()
         if after and kept:
-            before, whole = self._decode(after[-TAIL:]), self._decode([*after[-TAIL:], *kept])
+            before = self._decode(after[-TAIL:], special)
+            whole = self._decode([*after[-TAIL:], *kept], special)
             if whole.startswith(before):  # it does not complete a character of the prompt
                 return whole.removeprefix(before)
-        return self._decode(kept)
+        return self._decode(kept, special)
 
-    def _decode(self, tokens: Sequence[int]) -> str:
+    def decode_reply(self, tokens: Sequence[int]) -> str:
+        """Return the text of a sampled reply, without special tokens and the end of turn.
+
+        Of the channels of a GPT-OSS reply, it is the text of the final one.
+
+        :raises ChatTemplateError: the tokenizer has no usable template.
+        """
+        stops = self.stop_sequences
+        kept = stops.cut(tokens)
+        text = self.decode(kept, special=False)
+        if _FINAL_CHANNEL[0] in self.added_tokens:
+            _, found, final = self.decode(kept).rpartition("".join(_FINAL_CHANNEL))
+            text = final if found else text
+        for string in stops.strings:
+            text = text.removesuffix(string)
+        return text
+
+    def token_texts(self, tokens: Sequence[int], *, after: Sequence[int] = ()) -> list[str]:
+        """Return the text of each of *tokens*, special tokens included; joined, it is their text.
+
+        If several tokens form one character, the last one has it and the others are empty.
+
+        :param after: the preceding tokens; see :meth:`decode`.
+        """
+        texts: list[str] = []
+        context, pending = list(after[-TAIL:]), list[int]()
+        for position, token in enumerate(tokens, 1):
+            pending.append(token)
+            text = self.decode(pending, strip_end=False, after=context)
+            is_part = text.endswith("\N{REPLACEMENT CHARACTER}") and len(pending) < _MOST_PARTS
+            if is_part and position < len(tokens):
+                texts.append("")
+                continue
+            texts.append(text)
+            context, pending = [*context, *pending][-TAIL:], []
+        return texts
+
+    def _decode(self, tokens: Sequence[int], special: bool) -> str:
         # Servers may return tokens beyond the vocabulary, because they pad it.
         known = [token for token in tokens if 0 <= token < 2**32]
-        return str(self.inner.decode(known, skip_special_tokens=False))
+        return str(self.inner.decode(known, skip_special_tokens=not special))
 
     @cached_property
     def _special(self) -> frozenset[int]:
         added = self.inner.get_added_tokens_decoder()
         return frozenset(number for number, token in added.items() if token.special)
+
+
+def _size_of(text: str) -> int:
+    """Return the size of *text* in bytes of UTF-8.
+
+    :raises UsageError: it is not valid Unicode, or longer than :data:`MAX_TEXT`.
+    """
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        where = f"character {error.start + 1}"
+        raise UsageError(f"the text is not valid Unicode ({where})") from error
+    if size > MAX_TEXT:
+        most = MAX_TEXT // 1024**2
+        raise UsageError(f"the text is longer than {most} MB", hint="Give a shorter prompt.")
+    return size
 
 
 def load_tokenizer(name: str, *, sources: Iterable[TokenizerSource] | None = None) -> Tokenizer:
@@ -336,7 +435,7 @@ def _download(repository: Repository) -> Path:
 
     disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    for name in (chat.CONFIG, chat.TEMPLATE, chat.SPECIAL, FILE):
+    for name in (chat.CONFIG, chat.TEMPLATE, chat.SPECIAL, chat.GENERATION_CONFIG, FILE):
         try:
             file = hf_hub_download(repository.name, name, revision=repository.revision)
         except Exception as error:  # raised by an HTTP library that varies with the version

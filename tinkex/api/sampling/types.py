@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from tinkex.api.http import schema
 from tinkex.api.http.schema import Json
@@ -18,6 +18,13 @@ DEFAULT_MAX_TOKENS = 256
 TAIL = 16
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
+#: The most likely tokens at one position, with their logprobs, the most likely first.
+Alternatives = tuple[tuple[int, float], ...]
+
+
+def is_chat(prompt: Prompt) -> TypeGuard[Sequence[Mapping[str, Any]]]:
+    """Return whether *prompt* is a list of messages."""
+    return not isinstance(prompt, str) and bool(prompt) and not isinstance(prompt[0], int)
 
 
 def brief_json(value: object) -> str:
@@ -55,7 +62,8 @@ class SamplingParams:
     :ivar top_k: sample from this number of most likely tokens; -1 for all.
     :ivar top_p: sample from the most likely tokens with this total probability, up to 1.
     :ivar seed: makes the result repeatable, where the server supports it.
-    :ivar stop: strings that end a sequence.
+    :ivar stop: strings that end a sequence, or ids of tokens that do; the protocol allows no list
+        of both.
     :raises UsageError: a value is of another type or out of range.
     """
 
@@ -64,7 +72,7 @@ class SamplingParams:
     top_k: int = -1
     top_p: float = 1.0
     seed: int | None = None
-    stop: Sequence[str] = ()
+    stop: Sequence[str] | Sequence[int] = ()
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "top_k", "seed"):
@@ -86,7 +94,7 @@ class SamplingParams:
         stop: object = self.stop
         if not isinstance(stop, (list, tuple)):  # a str would be read as many stop strings
             raise UsageError(f"stop must be a list of strings, not {brief_json(stop)}")
-        for text in stop:
+        for text in () if are_token_ids(stop) else stop:
             if not isinstance(text, str) or not text:
                 raise UsageError(
                     f"a stop string must be a non-empty string, not {brief_json(text)}"
@@ -109,17 +117,59 @@ class SamplingParams:
 
 
 @dataclass(frozen=True)
+class Logprobs:
+    """The logprobs to request in addition to those of the sampled tokens.
+
+    :ivar prompt_logprobs: request the logprob of each token of the prompt.
+    :ivar prompt_logprobs_last_n: request only those of this number of tokens at the end of the
+        prompt.
+    :ivar topk_prompt_logprobs: number of most likely tokens to return for each position of the
+        prompt.
+    :ivar topk_logprobs: number of most likely tokens to return for each sampled position.
+    :raises UsageError: a number is negative, or of another type.
+    """
+
+    prompt_logprobs: bool = False
+    prompt_logprobs_last_n: int | None = None
+    topk_prompt_logprobs: int = 0
+    topk_logprobs: int = 0
+
+    def __post_init__(self) -> None:
+        last = self.prompt_logprobs_last_n
+        if last is not None and (not _is_whole(last) or last < 1):
+            raise UsageError(
+                f"prompt_logprobs_last_n must be a whole number above 0, not {brief_json(last)}"
+            )
+        for name in ("topk_prompt_logprobs", "topk_logprobs"):
+            value = getattr(self, name)
+            if not _is_whole(value) or value < 0:
+                raise UsageError(
+                    f"{name} must be a whole number of at least 0, not {brief_json(value)}"
+                )
+
+    @property
+    def of_prompt(self) -> bool:
+        """Whether any logprob of the prompt is requested."""
+        return bool(
+            self.prompt_logprobs or self.prompt_logprobs_last_n or self.topk_prompt_logprobs
+        )
+
+
+@dataclass(frozen=True)
 class SampledSequence:
     """One continuation of the prompt.
 
     :ivar tokens: the generated token ids; they may include the end-of-text token.
     :ivar logprobs: the natural logarithm of each token's probability, if the server reports it.
     :ivar stop_reason: ``stop`` (end of text or a stop string) or ``length``.
+    :ivar topk_logprobs: for each token, the most likely tokens at its position as pairs of id and
+        logprob, or ``None`` where the server has none; ``None`` if not requested.
     """
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...] | None
     stop_reason: str
+    topk_logprobs: tuple[Alternatives | None, ...] | None = None
 
     @classmethod
     def from_json(cls, data: Any) -> SampledSequence:
@@ -135,15 +185,25 @@ class SampledSequence:
         if sequence.get("logprobs") is not None:
             logprobs = _numbers(schema.items(sequence, "logprobs"), "logprobs")
         stop_reason = schema.optional_text(sequence, "stop_reason") or "stop"
-        return cls(tuple(tokens), logprobs, stop_reason)
+        # Named differently in the official SDK's types and in its protobuf messages.
+        names = ("topk_logprobs", "topk_sampled_logprobs")
+        name = next((name for name in names if sequence.get(name) is not None), names[0])
+        topk = _alternatives(sequence, name)
+        return cls(tuple(tokens), logprobs, stop_reason, topk)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the sequence as a JSON object; numbers that are not finite become null."""
-        return {
+        """Return the sequence as a JSON object; numbers that are not finite become null.
+
+        It has the member ``topk_logprobs`` only if that was requested.
+        """
+        known: dict[str, Any] = {
             "tokens": list(self.tokens),
             "logprobs": _finite(self.logprobs),
             "stop_reason": self.stop_reason,
         }
+        if self.topk_logprobs is not None:
+            known["topk_logprobs"] = _as_lists(self.topk_logprobs)
+        return known
 
 
 @dataclass(frozen=True)
@@ -153,10 +213,13 @@ class SampleResponse:
     :ivar sequences: one for each requested sample.
     :ivar prompt_logprobs: the logprob of each token of the prompt, if the server returns them; the
         first is unknown.
+    :ivar topk_prompt_logprobs: for each token of the prompt, the most likely tokens at its position
+        as pairs of id and logprob, or ``None`` where they are unknown; ``None`` if not requested.
     """
 
     sequences: tuple[SampledSequence, ...]
     prompt_logprobs: tuple[float | None, ...] | None = None
+    topk_prompt_logprobs: tuple[Alternatives | None, ...] | None = None
 
     @classmethod
     def from_json(cls, data: Json, prompt_length: int | None = None) -> SampleResponse:
@@ -167,21 +230,24 @@ class SampleResponse:
         :raises tinkex.exceptions.InvalidResponse: *data* is not a response.
         """
         sequences = tuple(map(SampledSequence.from_json, schema.items(data, "sequences")))
-        if data.get("prompt_logprobs") is None:
-            return cls(sequences)
-        values = schema.items(data, "prompt_logprobs")
-        known = iter(_numbers([x for x in values if x is not None], "prompt_logprobs"))
-        logprobs = tuple(None if x is None else next(known) for x in values)
-        if prompt_length is not None and len(logprobs) == prompt_length - 1:
+        logprobs: tuple[float | None, ...] | None = None
+        if data.get("prompt_logprobs") is not None:
+            values = schema.items(data, "prompt_logprobs")
+            known = iter(_numbers([x for x in values if x is not None], "prompt_logprobs"))
+            logprobs = tuple(None if x is None else next(known) for x in values)
+        topk = _alternatives(data, "topk_prompt_logprobs")
+        if logprobs is not None and len(logprobs) + 1 == prompt_length:
             logprobs = (None, *logprobs)
-        return cls(sequences, logprobs)
+        if topk is not None and len(topk) + 1 == prompt_length:
+            topk = (None, *topk)
+        return cls(sequences, logprobs, topk)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the response as a JSON object; numbers that are not finite become null."""
         return {
             "sequences": [sequence.as_dict() for sequence in self.sequences],
             "prompt_logprobs": _finite(self.prompt_logprobs),
-            "topk_prompt_logprobs": None,  # never requested
+            "topk_prompt_logprobs": _as_lists(self.topk_prompt_logprobs),
             "type": "sample",
         }
 
@@ -195,12 +261,14 @@ class SampleRow:
     :ivar params: the sampling parameters.
     :ivar num_samples: number of sequences to generate.
     :ivar key: any object of the caller; returned with the result.
+    :ivar logprobs: the logprobs to request.
     """
 
     prompt: Prompt
     params: SamplingParams | None = None
     num_samples: int = 1
     key: Any = None
+    logprobs: Logprobs | None = None
 
 
 @dataclass(frozen=True)
@@ -228,10 +296,41 @@ def _numbers(values: list[Any], name: str) -> tuple[float, ...]:
     schema.refuse(f"{name!r} contains an item that is not a number")
 
 
+def _alternatives(data: Json, name: str) -> tuple[Alternatives | None, ...] | None:
+    """Return the most likely tokens of each position in the member *name*, or ``None``."""
+    if data.get(name) is None:
+        return None
+    found: list[Alternatives | None] = []
+    for pairs in schema.items(data, name):
+        if pairs is None:
+            found.append(None)
+            continue
+        if not isinstance(pairs, list) or not all(
+            isinstance(pair, (list, tuple)) and len(pair) == 2 and _is_whole(pair[0])
+            for pair in pairs
+        ):
+            schema.refuse(f"{name!r} contains an item that is not a list of pairs")
+        logprobs = _numbers([pair[1] for pair in pairs], name)
+        found.append(tuple(zip((pair[0] for pair in pairs), logprobs, strict=True)))
+    return tuple(found)
+
+
+def _as_lists(rows: Sequence[Alternatives | None] | None) -> list[Any] | None:
+    """Return *rows* as the JSON of the protocol, without logprobs that are not finite."""
+    if rows is None:
+        return None
+    return [
+        None if row is None else [[t, logprob] for t, logprob in row if math.isfinite(logprob)]
+        for row in rows
+    ]
+
+
 def _finite(values: Sequence[float | None] | None) -> list[float | None] | None:
     """Replace numbers that are not finite, which JSON does not support, by ``None``."""
     if values is None:
         return None
+    if math.isfinite(sum(filter(None, values))):  # ten times as fast
+        return list(values)
     return [x if x is not None and math.isfinite(x) else None for x in values]
 
 

@@ -45,6 +45,33 @@ class AdapterMismatch:
     unlisted: tuple[str, ...]
     unknown: tuple[str, ...]
 
+    @classmethod
+    def find(cls, config: Mapping[str, Any], tensors: Iterable[str]) -> AdapterMismatch | None:
+        """Compare an adapter's configuration with the names of its tensors.
+
+        If ``target_modules`` is a regular expression, it is not evaluated: it may be malicious.
+
+        :returns: ``None`` if PEFT loads all tensors.
+        """
+        listed, fused = config.get("target_modules"), _texts(config.get("target_parameters"))
+        entries, owners = _texts(listed), frozenset(name.rpartition(".")[0] for name in fused)
+        modules, unlisted, unknown = set[str](), set[str](), set[str]()
+        for path in {name.partition(".lora_")[0] for name in tensors if ".lora_" in name}:
+            module = path.removeprefix(_PREFIX)
+            last = module.rpartition(".")[2]
+            if last in _FUSED and _has(owners, module.removesuffix(".base_layer")):
+                continue
+            if module == path or last in _FUSED or _OTHER_NAMES.search(module):
+                unknown.add(re.sub(r"(?<=\.)\d+(?=\.)", "*", module))
+                continue
+            modules.add(last)
+            is_all = isinstance(listed, str) and (listed != "all-linear" or last not in _NOT_LINEAR)
+            if not is_all and not _has(entries, module):
+                unlisted.add(last)
+        if not unlisted and not unknown:
+            return None
+        return cls(*(tuple(sorted(names)) for names in (modules, unlisted, unknown)))
+
     @property
     def is_fixable(self) -> bool:
         """Whether correcting ``target_modules`` is sufficient."""
@@ -72,34 +99,9 @@ def examine(directory: Directory, relative: Path) -> AdapterMismatch | None:
         with directory.open(relative, "rb") as file:
             config = json_object(file)
         with directory.open(relative.with_name(_WEIGHTS), "rb") as file:
-            return compare(config, tensor_names(file))
+            return AdapterMismatch.find(config, tensor_names(file))
     except (OSError, ValueError):
         return None
-
-
-def compare(config: Mapping[str, Any], tensors: Iterable[str]) -> AdapterMismatch | None:
-    """Compare *config* with the names of *tensors*; see :func:`examine`.
-
-    If ``target_modules`` is a regular expression, it is not evaluated: it may be malicious.
-    """
-    listed, fused = config.get("target_modules"), _texts(config.get("target_parameters"))
-    entries, owners = _texts(listed), frozenset(name.rpartition(".")[0] for name in fused)
-    modules, unlisted, unknown = set[str](), set[str](), set[str]()
-    for path in {name.partition(".lora_")[0] for name in tensors if ".lora_" in name}:
-        module = path.removeprefix(_PREFIX)
-        last = module.rpartition(".")[2]
-        if last in _FUSED and _has(owners, module.removesuffix(".base_layer")):
-            continue
-        if module == path or last in _FUSED or _OTHER_NAMES.search(module):
-            unknown.add(re.sub(r"(?<=\.)\d+(?=\.)", "*", module))
-            continue
-        modules.add(last)
-        is_all = isinstance(listed, str) and (listed != "all-linear" or last not in _NOT_LINEAR)
-        if not is_all and not _has(entries, module):
-            unlisted.add(last)
-    if not unlisted and not unknown:
-        return None
-    return AdapterMismatch(*(tuple(sorted(names)) for names in (modules, unlisted, unknown)))
 
 
 def _texts(values: Any) -> frozenset[str]:

@@ -19,6 +19,7 @@ from tinkex.api.transfer import manifest
 from tinkex.api.transfer.content import START, kind_of
 from tinkex.api.transfer.directory import Directory
 from tinkex.api.transfer.manifest import ManifestFile
+from tinkex.api.transfer.ranges import GrowingFile
 from tinkex.exceptions import InvalidResponse
 
 #: Maximum size in bytes of the headers of one member, long names included.
@@ -100,7 +101,7 @@ def relative_names(names: Iterable[str]) -> dict[Path, str]:
 
 
 def extract(
-    file: FileIO,
+    file: FileIO | GrowingFile,
     directory: Directory,
     *,
     admit: Callable[[Path], None],
@@ -139,7 +140,7 @@ class _Source:
     :ivar budget: bytes that may be read, or ``None`` while content is read.
     """
 
-    def __init__(self, file: FileIO | gzip.GzipFile) -> None:
+    def __init__(self, file: FileIO | GrowingFile | gzip.GzipFile) -> None:
         self._file = file
         self.seek, self.tell, self.readinto = file.seek, file.tell, file.readinto
         self.budget: int | None = MAX_HEADERS

@@ -3,66 +3,50 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 import os
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from tinkex.api.http import schema
 from tinkex.api.http.concurrency import map_ordered
-from tinkex.api.http.retry import LONGEST_WAIT, Retrying, retry_after
-from tinkex.api.http.transport import REDIRECTS, Request, Transport, join_url, name_missing
-from tinkex.api.paths import SAMPLER_KIND, TinkerPath, run_url
-from tinkex.api.resources.checkpoint_info import Checkpoint, row_of, twins_of
+from tinkex.api.http.transport import Request, Transport
+from tinkex.api.paths import TinkerPath
 from tinkex.api.transfer import adapter, archive, content, manifest
 from tinkex.api.transfer.adapter import AdapterMismatch
+from tinkex.api.transfer.archive_url import ArchiveURL, local_directory
 from tinkex.api.transfer.manifest import ManifestFile
 from tinkex.api.transfer.progress import OnProgress, Progress, ProgressTracker
-from tinkex.api.transfer.ranges import FileDownload
+from tinkex.api.transfer.ranges import Failed, FileDownload, GrowingFile, Restarted, Written
 from tinkex.api.transfer.staging import CONTENT, StagingDirectory, local_errors
 from tinkex.api.transfer.streams import RenewableURL
-from tinkex.config.values import is_loopback
 from tinkex.exceptions import (
     APIError,
     BadRequest,
-    ConnectionFailed,
     Forbidden,
     InvalidResponse,
     LimitReached,
-    LocalError,
     NotFound,
     NotOffered,
-    TimedOut,
     TinkexError,
     UsageError,
 )
 
 if TYPE_CHECKING:
     from tinkex.api.http.retry import Deadline
-    from tinkex.api.http.transport import Response
     from tinkex.api.resources.sessions import Sessions
 
 #: Maximum number of concurrent checkpoints, and of files of each.
 _CHECKPOINTS, _FILES = 3, 4
-#: Initial and maximum seconds between two polls for an archive.
-_FIRST_POLL, _LONGEST_POLL = 1.0, 30.0
-#: Statuses of an archive that is not ready.
-_NOT_READY = frozenset({425, 503})
-_FULL_ARCHIVE = "GET training_runs/{run}/checkpoints/{kind}/{name}/archive"
-#: Content types of an archive, and its first bytes: of gzip, or of tar at an offset.
-_ARCHIVE_TYPES = frozenset(
-    f"application/{name}"
-    for name in ("gzip", "x-gzip", "tar", "x-tar", "x-compressed-tar", "octet-stream")
-)
-_GZIP, _TAR, _TAR_AT = b"\x1f\x8b", b"ustar", 257
 #: Name of the archive in the staging directory.
 _ARCHIVE = "archive"
 #: Name and lifetime in seconds of the copy that a service makes of a training checkpoint.
@@ -150,12 +134,13 @@ class _Download:
     ) -> None:
         self._transport, self._sessions, self._path = transport, sessions, path
         self._staging, self._tracker = staging, tracker
+        self._archive_url = ArchiveURL(transport, path)
 
     def fetch(self) -> Files:
         """Fetch the files by the method that the service offers for this kind of checkpoint."""
         if self._path.kind == "external_weights":
             return self._fetch_files(SignedURLs(self._transport, self._path, keep=True))
-        from tinkex.api.resources.training import CREATE_BY_LOADING
+        from tinkex.api.training.client import CREATE_BY_LOADING
 
         can_copy = CREATE_BY_LOADING not in self._transport.missing
         if self._path.kind == "weights" and can_copy:
@@ -198,7 +183,7 @@ class _Download:
     # An archive -----------------------------------------------------------------------------
 
     def _fetch_archive(self) -> Files:
-        url = self._archive_url()
+        url = self._archive_url.get()
         if urlsplit(url).scheme == "file":
             return self._copy_directory(url)
         label, staging = self._path.name, self._staging
@@ -208,109 +193,56 @@ class _Download:
             staging.check_space(2 * size - received)
 
         self._tracker.expect([label])
+        renewable = RenewableURL(lambda renew: self._archive_url.get() if renew else url)
+        written = Written()
+
+        def fetch() -> LimitReached | None:
+            try:
+                self._fetch_file(renewable, _ARCHIVE, label, on_size=check_space, written=written)
+            except LimitReached as error:  # trying again at once would not help
+                return error
+            else:
+                written.end()
+                return None
+            finally:
+                written.fail()
+
         with local_errors(staging.target):
-            staging.clear_content()
-            renewable = RenewableURL(lambda renew: self._archive_url() if renew else url)
-            self._fetch_file(renewable, _ARCHIVE, label, on_size=check_space, with_sum=False)
-            with staging.root.open(_ARCHIVE, "rb") as file:
-                return archive.extract(
-                    file, staging.content, admit=staging.admit, check_space=staging.check_space
-                )
-
-    def _archive_url(self) -> str:
-        """Return the signed URL of the archive, once it is ready."""
-        missing, path = self._transport.missing, self._path
-        ways = [lambda: path.url, self._bare_url]
-        if _FULL_ARCHIVE in missing:
-            ways.reverse()
-        refusal: NotOffered | None = None
-        for find in ways:
-            if refusal is not None and refusal.status != 404:
-                break
-            way = find()
-            if way is None:
-                continue
             try:
-                found = self._poll_archive(f"{way}/archive")
-            except NotOffered as error:
-                refusal = refusal or error
-                continue
-            except NotFound:
-                if way == path.url:
-                    raise
-                continue
-            if way == path.url:
-                missing.discard(_FULL_ARCHIVE)
-            elif refusal is not None:
-                missing.add(_FULL_ARCHIVE)
-            return found
-        assert refusal is not None
-        kind = path.checkpoint_type
-        name_missing(refusal, f"this server does not offer downloads of {kind} checkpoints")
-        raise refusal from None
+                works: tuple[Callable[[], Any], ...] = (fetch, partial(self._extract, written))
+                limit, files = map_ordered(operator.call, works, workers=2)
+            finally:
+                written.fail()
+            if limit is not None:
+                raise limit
+            extracted: Files = files
+            return extracted
 
-    def _bare_url(self) -> str | None:
-        """Return the URL that uses an id without a kind, if the run's list has such an id."""
-        path, deadline = self._path, self._transport.deadline("the checkpoints of the run")
-        request = Request("GET", f"{run_url(path.run_id)}/checkpoints")
-        try:
-            records = schema.items(self._transport.call(request, deadline).object(), "checkpoints")
-        except (NotFound, NotOffered):
-            return None
-        rows = [Checkpoint.from_json(record, path.run_id) for record in records]
-        row, twins = row_of(path, rows), twins_of(path, rows)
-        # SkyRL has sampler checkpoints only: for a training checkpoint such an id would mean the
-        # sampler's files.
-        if row is None or not row.has_bare_id or (twins and path.kind != SAMPLER_KIND):
-            return None
-        if twins:
-            also = f"which is also that of {twins[0].tinker_path}: check the downloaded files"
-            deadline.report(note=f"The server identifies {path} only by its name, {also}.")
-        return replace(path, name=row.checkpoint_id).bare_url
-
-    def _poll_archive(self, path: str) -> str:
-        transport = self._transport
-        deadline = transport.deadline("the archive to be made")
-        interval = _FIRST_POLL
-        # Every response is handled here: a redirect is the result, 503 means "not ready".
-        request = Request(
-            *("GET", path),
-            what="archives",
-            repeatable=False,
-            final=REDIRECTS,
-            is_enough=_is_archive,
-        )
-        retrying = Retrying(repeatable=True)
+    def _extract(self, written: Written) -> Files:
+        """Extract the archive while it is being downloaded, so that little is left at the end."""
+        staging = self._staging
         while True:
+            staging.clear_content()
+            version = written.version
             try:
-                response = transport.once(request, deadline)
-            except (ConnectionFailed, TimedOut) as error:
-                retrying.pause_after(error, deadline)
+                written.wait_for(1, version)
+                with staging.root.open(_ARCHIVE, "rb") as file:
+                    return archive.extract(
+                        GrowingFile(file, written, version),
+                        staging.content,
+                        admit=staging.admit,
+                        check_space=staging.check_space,
+                    )
+            except Restarted:
                 continue
-            if response.status not in _NOT_READY:
-                return self._location(response, path)
-            asked = retry_after(response.headers)
-            wait = asked if asked is not None and asked <= LONGEST_WAIT else interval
-            if not deadline.allows(wait):
-                raise transport.refusal(response)
-            deadline.pause(wait, "the archive is being made")
-            interval = min(interval * 2, _LONGEST_POLL)
-
-    def _location(self, response: Response, path: str) -> str:
-        base = self._transport.url(path)
-        if 300 <= response.status < 400 and response.headers.get("location"):
-            return join_url(base, response.headers["location"])
-        if not response.ok:
-            raise self._transport.refusal(response, "archives")
-        if _is_archive(response):  # it is fetched from the same URL, as a file
-            return base
-        return join_url(base, schema.text(response.object(), "url"))
+            except Failed:  # the download raises the reason
+                return {}
 
     # A directory ----------------------------------------------------------------------------
 
     def _copy_directory(self, url: str) -> Files:
         """Copy the local directory that a server on this machine returned instead of a URL."""
-        source = self._local_directory(url)
+        source = local_directory(self._transport, url)
         found: Files = {}
         with local_errors(self._staging.target):
             self._staging.clear_content()
@@ -326,31 +258,6 @@ class _Download:
                     sha256 = hashlib.file_digest(copy, "sha256").hexdigest()
                 found[relative] = ManifestFile(size, sha256)
         return found
-
-    def _local_directory(self, url: str) -> Path:
-        """Return the directory in *url*, if it is certainly a checkpoint.
-
-        :raises LocalError: it is on another machine, or may not be a checkpoint.
-        """
-        parts = urlsplit(url)
-        source = Path(unquote(parts.path))
-        is_here = is_loopback(self._transport.base_url) and parts.netloc in ("", "localhost")
-        is_plain = source.is_absolute() and ".." not in source.parts
-        config = source / manifest.ADAPTER_CONFIG
-        if is_here and is_plain and config.is_file() and not config.is_symlink():
-            return source
-        raise LocalError(
-            f"the checkpoint is in a directory on the server's own machine: {source}",
-            hint="Run the download on that machine, with a base URL of 127.0.0.1, if "
-            f"{config.name} is in that directory.",
-        )
-
-
-def _is_archive(response: Response) -> bool:
-    """Return whether *response* contains an archive; the first 1 KiB of its body is enough."""
-    body, may_be = response.body, response.content_type in _ARCHIVE_TYPES
-    is_tar = body[_TAR_AT:].startswith(_TAR)
-    return response.ok and (body.startswith(_GZIP) or is_tar or (may_be and body[:1] != b"{"))
 
 
 def _listed(source: Path) -> dict[Path, Path]:
@@ -495,7 +402,7 @@ def _deleted(transport: Transport, copy: TinkerPath, staging: StagingDirectory) 
 def _make_copy(
     transport: Transport, session: Any, path: TinkerPath, deadline: Deadline
 ) -> TinkerPath:
-    from tinkex.api.resources import training
+    from tinkex.api.training import client as training
 
     metadata = {"created_by": "tinkex"}
     try:

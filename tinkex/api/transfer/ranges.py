@@ -1,9 +1,10 @@
-"""The download of one file: resumed, and split into ranges if one connection is slow."""
+"""The download of one file: resumed, in ranges if one connection is slow, and read meanwhile."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Callable
 from io import FileIO
@@ -38,13 +39,77 @@ _BLOCK = 1024 * 1024
 _WORTH = 1024 * 1024
 
 
+class Restarted(Exception):
+    """The download has started over, so that what was read may be of another version."""
+
+
+class Failed(Exception):
+    """The download has failed, so that the rest of the file will not arrive."""
+
+
+class Written:
+    """The number of bytes at the start of a file that are on disk; thread-safe."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._size = self._version = 0
+        self._ended = self._failed = False
+
+    @property
+    def version(self) -> int:
+        """The number of times that the download has started over."""
+        return self._version
+
+    def grow(self, size: int) -> None:
+        """Record that the first *size* bytes are on disk."""
+        with self._changed:
+            self._size = size
+            self._changed.notify_all()
+
+    def restart(self) -> None:
+        """Record that the download starts over with an empty file."""
+        with self._changed:
+            self._size = 0
+            self._version += 1
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """Record that the file is complete."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def fail(self) -> None:
+        """Record that the download has failed, unless the file is complete."""
+        with self._changed:
+            self._failed = self._failed or not self._ended
+            self._ended = True
+            self._changed.notify_all()
+
+    def wait_for(self, size: int, version: int) -> None:
+        """Wait until the first *size* bytes are on disk, or the file is complete.
+
+        :raises Restarted: *version* has been replaced.
+        :raises Failed: the download has failed.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._ended or self._size >= size or self._version != version
+            )
+            if self._version != version:
+                raise Restarted
+            if self._failed:
+                raise Failed
+
+
 class FileDownload:
     """The download of one file into a staging directory.
 
     :param name: its path in the staging directory.
     :param label: its name in progress reports.
-    :param with_sum: whether :meth:`fetch` computes the SHA-256.
     :param on_size: called with the size of the file and the bytes received so far.
+    :param written: updated with the number of bytes at the start of the file that are on disk; if
+        given, :meth:`fetch` does not compute the SHA-256.
     """
 
     def __init__(
@@ -56,13 +121,13 @@ class FileDownload:
         tracker: ProgressTracker,
         *,
         label: str,
-        with_sum: bool = True,
         on_size: Callable[[int, int], None] = lambda size, received: None,
+        written: Written | None = None,
     ) -> None:
         self._transport, self._staging, self._url = transport, staging, url
         self._name, self._label = name, label
         self._tracker, self._on_size = tracker, on_size
-        self._with_sum = with_sum
+        self._written = written
         self._sha256, self._hashed = hashlib.sha256(), 0
 
     def fetch(self) -> str:
@@ -108,6 +173,8 @@ class FileDownload:
             with self._staging.changing(self._name, at_once=at_once):
                 # Connections of a failed attempt may still write to the old file.
                 root.remove(self._name)
+                if self._written is not None:
+                    self._written.restart()
                 root.open(self._name, "xb", make=True).close()
                 files.pop(self._name, None)
                 self._sha256, self._hashed = hashlib.sha256(), 0
@@ -153,12 +220,14 @@ class FileDownload:
             if segment.end >= 0:  # a storage may send more than was requested
                 block = block[: segment.end - segment.position]
             _write_all(file.fileno(), block, segment.position)
-            if may_split and self._with_sum and self._hashed == segment.position:
+            if may_split and self._written is None and self._hashed == segment.position:
                 self._sha256.update(block)
                 self._hashed += len(block)
             with self._staging.changing(self._name):
                 segment.position += len(block)
             self._tracker.add(self._label, len(block))
+            if may_split and self._written is not None:
+                self._written.grow(segment.position)
             if probe is not None and probe.is_over(reader):
                 if probe.is_held_back(reader, segment):
                     return True
@@ -196,7 +265,9 @@ class FileDownload:
 
     def _hash(self, end: int | None = None) -> None:
         """Hash the bytes up to *end*, by default all."""
-        if not self._with_sum:
+        if self._written is not None:
+            if end is not None:
+                self._written.grow(end)
             return
         with self._staging.root.open(self._name, "rb") as file:
             file.seek(self._hashed)
@@ -214,6 +285,24 @@ class FileDownload:
 
     def _open_file(self) -> FileIO:
         return self._staging.root.open(self._name, "r+b")
+
+
+class GrowingFile:
+    """The reading side of a file that is being downloaded; its methods are those of *file*."""
+
+    def __init__(self, file: FileIO, written: Written, version: int) -> None:
+        self._file, self._written, self._version = file, written, version
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        """Wait for up to *size* bytes and return them; see :meth:`Written.wait_for`."""
+        self._written.wait_for(self._file.tell() + size, self._version)
+        return self._file.read(size) or b""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read into *buffer* and return the number of bytes; see :meth:`read`."""
+        self._written.wait_for(self._file.tell() + len(buffer), self._version)
+        return self._file.readinto(buffer) or 0
 
 
 class _Probe:

@@ -17,6 +17,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime_genai as og
 
 from tinkex_local.engines import Engine, SampleResult, SampleSpec, Sequence
+from tinkex_local.engines.sampling import best, choose, log_softmax, stops_at
 from tinkex_local.problems import OperationError
 from tinkex_local.state.models import LocalModel
 
@@ -37,10 +38,12 @@ class OnnxEngine(Engine):
 
     def __init__(self) -> None:
         self._models: dict[Path, Any] = {}
-        self._tokenizers: dict[Path, Any] = {}
+
+    def serves(self, model: LocalModel) -> bool:
+        return model.is_onnx
 
     def sample(self, model: LocalModel, spec: SampleSpec) -> Generator[None, None, SampleResult]:
-        ended = stops_at(spec, model.facts.eos, self._decoder(model) if spec.stop_strings else None)
+        ended = stops_at(spec, model.facts.eos, model.directory)
         loaded = self._load(model)
         try:
             reader = _Reader(loaded, spec)
@@ -64,17 +67,6 @@ class OnnxEngine(Engine):
         while len(self._models) > LOADED:
             del self._models[next(iter(self._models))]
         return loaded
-
-    def _decoder(self, model: LocalModel) -> Any:
-        from tokenizers import Tokenizer
-
-        path = model.directory / "tokenizer.json"
-        if path not in self._tokenizers:
-            try:
-                self._tokenizers[path] = Tokenizer.from_file(str(path))
-            except Exception as error:  # tokenizers raises no more specific exception
-                raise OperationError(f"cannot read {path}: {error}", "server") from error
-        return self._tokenizers[path]
 
 
 class _Reader:
@@ -132,24 +124,6 @@ class _Reader:
             self.read(self._prompt[at : min(at + PIECE, count)])
 
 
-def stops_at(spec: SampleSpec, eos: frozenset[int], decoder: Any) -> Callable[[list[int]], bool]:
-    """Return a function that checks whether a list of tokens ends its sequence.
-
-    :param decoder: the tokenizer; needed for stop strings only.
-    """
-    ids, strings = eos | spec.stop_tokens, spec.stop_strings
-    # A token is at least one byte of text; a few more because the first may be incomplete.
-    window = max((len(text.encode()) for text in strings), default=0) + 8
-
-    def ended(tokens: list[int]) -> bool:
-        if tokens[-1] in ids or not strings:
-            return tokens[-1] in ids
-        tail = decoder.decode(tokens[-window:], skip_special_tokens=False)
-        return any(text in tail for text in strings)
-
-    return ended
-
-
 _Scores = tuple[list[float | None] | None, list[list[tuple[int, float]] | None] | None]
 
 
@@ -186,6 +160,7 @@ def _continue(
     logits = reader.back()
     tokens: list[int] = []
     logprobs: list[float] = []
+    tables: list[list[tuple[int, float]]] | None = [] if spec.topk_sample_logprobs else None
     while True:
         distribution = log_softmax(logits)
         token = choose(
@@ -197,60 +172,11 @@ def _continue(
         )
         tokens.append(token)
         logprobs.append(float(distribution[token]))
+        if tables is not None:
+            tables.append(best(distribution, spec.topk_sample_logprobs))
         if ended(tokens):
-            return Sequence(tokens, logprobs, "stop")
+            return Sequence(tokens, logprobs, "stop", tables)
         if len(tokens) >= spec.max_tokens:
-            return Sequence(tokens, logprobs, "length")
+            return Sequence(tokens, logprobs, "length", tables)
         yield
         logits = reader.read([token])
-
-
-Floats = NDArray[np.float64]
-
-
-def log_softmax(logits: NDArray[Any]) -> Floats:
-    """Return the natural logarithm of the softmax along the last axis."""
-    values = logits.astype(np.float64)
-    values -= values.max(axis=-1, keepdims=True)
-    values -= np.log(np.exp(values).sum(axis=-1, keepdims=True))
-    return values
-
-
-def choose(
-    logprobs: Floats, *, temperature: float, top_k: int, top_p: float, uniform: float
-) -> int:
-    """Sample a token with the random number *uniform*.
-
-    :param logprobs: log-probabilities of the whole vocabulary.
-    :param temperature: 0 selects the most likely token.
-    :param top_k: sample from this number of most likely tokens; 0 or less for all.
-    :param top_p: sample from the fewest tokens that together have this probability, after
-        temperature and top-k.
-    :param uniform: a number from 0 up to but not including 1.
-    """
-    if temperature <= 0 or top_k == 1:
-        return int(logprobs.argmax())
-    with np.errstate(over="ignore"):  # a tiny temperature may give -inf, which is correct
-        weights = np.exp((logprobs - logprobs.max()) / temperature)
-    if top_k <= 0 and top_p >= 1:
-        return _draw(weights, uniform)
-    order = np.argsort(-weights, kind="stable")
-    if top_k > 0:
-        order = order[:top_k]
-    weights = weights[order]
-    if top_p < 1:
-        before = np.cumsum(weights) - weights
-        kept = max(1, int((before < top_p * weights.sum()).sum()))
-        order, weights = order[:kept], weights[:kept]
-    return int(order[_draw(weights, uniform)])
-
-
-def best(logprobs: Floats, count: int) -> list[tuple[int, float]]:
-    """Return the *count* most likely tokens and their logprobs, in descending order."""
-    order = np.argsort(-logprobs, kind="stable")[:count]
-    return [(int(token), float(logprobs[token])) for token in order]
-
-
-def _draw(weights: Floats, uniform: float) -> int:
-    totals = np.cumsum(weights)
-    return min(int(np.searchsorted(totals, uniform * totals[-1], side="right")), len(totals) - 1)

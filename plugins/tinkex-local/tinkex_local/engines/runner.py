@@ -1,9 +1,12 @@
-"""Computes sampling requests during the polls for their results.
+"""Computes requests during the polls for their results.
 
 There is no worker thread. A poll computes its request for at most the length of a long poll;
 unfinished work stays in memory and the next poll resumes it. Polls of several requests use the
 engine in turn, and a poll that waits for a slot computes other requests. If the process ends, an
-unfinished request starts over with its stored seed and gives the same result.
+unfinished sample starts over with its stored seed and gives the same result.
+
+The requests of a run in training are computed in the order of their numbers, one at a time: a poll
+for one of them computes those before it first.
 """
 
 from __future__ import annotations
@@ -11,13 +14,13 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Generator, Iterator
-from dataclasses import asdict
+from collections.abc import Iterator
 from typing import Any
 
-from tinkex_local.engines import DEFAULT, GROUP, Engine, SampleResult
+from tinkex_local.engines.choice import Engines
+from tinkex_local.engines.work import STEPS, Outcome, Work, Worker
 from tinkex_local.problems import OperationError, note_fault
-from tinkex_local.state import operations, sampling
+from tinkex_local.state import operations, sessions
 from tinkex_local.state.models import ModelError
 from tinkex_local.state.service import Service
 
@@ -37,43 +40,34 @@ TURN_SECONDS = 0.1
 #: Seconds that a poll spends on another request while its own waits.
 HELP_SECONDS = 0.5
 
+#: Seconds that a request waits for one with a lower number, which the client sent later.
+GAP_SECONDS = 20.0
+
 CAPACITY = "Other requests are being computed; this one waits for its turn"
 
 
 class _Job:
-    """A request that is being computed."""
+    """A request that is being computed.
 
-    def __init__(self, work: Generator[None, None, SampleResult], began: float) -> None:
+    :ivar ended: its outcome, until that is recorded.
+    """
+
+    def __init__(self, row: dict[str, Any], work: Work, began: float) -> None:
+        self.row = row
         self.work = work
         self.began = began  # by the service's clock
+        self.ended: Outcome | OperationError | None = None
         self.lock = threading.Lock()
         self.polled = time.monotonic()
 
 
-def load(name: str) -> Engine:
-    """Create the engine *name*.
-
-    :raises LookupError: there is no such engine.
-    """
-    if name == DEFAULT:  # finding an entry point reads the metadata of every installed distribution
-        from tinkex_local.engines.onnx import OnnxEngine
-
-        return OnnxEngine()
-    from importlib.metadata import entry_points
-
-    for entry_point in entry_points(group=GROUP, name=name):
-        engine: Engine = entry_point.load()()
-        return engine
-    raise LookupError(f"no engine named {name!r}")
-
-
 class Runner:
-    """Computes the sampling requests of this process."""
+    """Computes the requests of this process."""
 
-    def __init__(self, service: Service, engine_name: str = DEFAULT) -> None:
+    def __init__(self, service: Service, engines: Engines) -> None:
         self._service = service
-        self._engine_name = engine_name
-        self._engine: Engine | None = None
+        self._worker = Worker(service, engines)
+        self.engines = engines
         self._turn = threading.Lock()  # only one thread computes at a time
         self._changed = threading.Condition()
         self._jobs: dict[str, _Job] = {}
@@ -87,21 +81,58 @@ class Runner:
         row = operations.find(self._service, request_id)
         if row["state"] != "pending":
             return dict(row["result"])
+        sessions.keep_alive(self._service, row["scope"])
         with self._poll(seconds) as deadline:
-            job = self._enter(request_id, row, deadline)
-            if job is None:
-                return _try_again(request_id, "paused_capacity", CAPACITY)
-            try:
-                if job.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                    try:
-                        outcome = self._advance(request_id, job, deadline)
-                    finally:
-                        job.lock.release()
-                    if outcome is not None:
-                        return outcome
-            finally:
-                job.polled = time.monotonic()
-        return _try_again(request_id, "active", None)
+            while True:
+                reason = self._progress(row, deadline)
+                row = operations.find(self._service, request_id)
+                if row["state"] != "pending":
+                    return dict(row["result"])
+                if time.monotonic() >= deadline or self._service.stopping.is_set():
+                    state = "active" if reason is None else "paused_capacity"
+                    return _try_again(request_id, state, reason)
+
+    def arrived(self) -> None:
+        """Wake up polls that wait for a request with a lower number."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _progress(self, row: dict[str, Any], deadline: float) -> str | None:
+        """Compute a request or one before it; return why that has to wait, if it has to."""
+        if row["kind"] != "sample":
+            first = operations.first_pending(self._service, row["scope"])
+            if first is None:  # another poll has just finished it
+                return None
+            row = first
+            gap = operations.missing(self._service, row["scope"], row["seq"])
+            if gap is not None:
+                self._wait_for(gap, row, deadline)
+                return None
+        job = self._enter(row, deadline)
+        if job is None:
+            return CAPACITY
+        try:
+            if job.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                try:
+                    self._advance(job, deadline)
+                finally:
+                    job.lock.release()
+        finally:
+            job.polled = time.monotonic()
+        return None
+
+    def _wait_for(self, number: int, row: dict[str, Any], deadline: float) -> None:
+        """Wait until request *number* may have arrived; fail *row*, the next one, after a time."""
+        if self._service.clock() - row["created"] < GAP_SECONDS:
+            with self._changed:
+                self._changed.wait(max(0.0, min(deadline - time.monotonic(), 1.0)))
+            return
+        error = OperationError(
+            f"Request {number} of this model has not arrived, so request {row['seq']} was not "
+            "computed"
+        )
+        with self._turn:
+            self._fail(row, error, began=self._service.clock())
 
     @contextlib.contextmanager
     def _poll(self, seconds: float) -> Iterator[float]:
@@ -115,99 +146,124 @@ class Runner:
             with self._changed:
                 self._polls -= 1
 
-    def _enter(self, request_id: str, row: dict[str, Any], deadline: float) -> _Job | None:
+    def _enter(self, row: dict[str, Any], deadline: float) -> _Job | None:
         """Return the job of a request, if a slot is free before *deadline*.
 
         A poll that has to wait computes a request without a poll: its client may be waiting for a
         thread of the server.
         """
+        request_id = row["request_id"]
         while True:
             with self._changed:
                 job = self._jobs.get(request_id)
                 if job is None and len(self._jobs) >= MAX_JOBS:
-                    now = time.monotonic()
-                    for name, held in list(self._jobs.items()):
-                        if now - held.polled > IDLE_SECONDS and not held.lock.locked():
-                            del self._jobs[name]
-                            break
+                    self._drop_idle()
                 if job is None and len(self._jobs) < MAX_JOBS:
-                    job = self._jobs[request_id] = _Job(self._start(row), self._service.clock())
+                    work = self._worker.start(row)
+                    job = self._jobs[request_id] = _Job(row, work, self._service.clock())
                 if job is not None:
                     job.polled = time.monotonic()
                     return job
                 left = deadline - time.monotonic()
                 if left <= 0 or self._service.stopping.is_set():
                     return None
-                free = (item for item in self._jobs.items() if item[1].lock.acquire(blocking=False))
+                free = (item for item in self._jobs.values() if item.lock.acquire(blocking=False))
                 other = next(free, None)  # the oldest, with its lock acquired
                 if other is None:
                     self._changed.wait(min(left, 1.0))
                     continue
-            name, job = other
             try:
-                self._advance(name, job, min(deadline, time.monotonic() + HELP_SECONDS))
+                self._advance(other, min(deadline, time.monotonic() + HELP_SECONDS))
             finally:
-                job.lock.release()
+                other.lock.release()
 
-    def _start(self, row: dict[str, Any]) -> Generator[None, None, SampleResult]:
-        payload = row["payload"]
-        spec = sampling.spec_from(payload)
+    def _drop_idle(self) -> None:
+        """Drop the oldest job that has no poll; it starts over if it is polled again."""
+        now = time.monotonic()
+        for name, job in list(self._jobs.items()):
+            if now - job.polled > IDLE_SECONDS and job.ended is None and not job.lock.locked():
+                job.work.close()
+                del self._jobs[name]
+                return
 
-        def work() -> Generator[None, None, SampleResult]:
-            model = self._service.models.find(payload["base_model"])
-            if model is None:
-                raise OperationError(f"The model {payload['base_model']} was removed")
-            sampling.require_applicable(self._service, payload["checkpoint_id"])
-            return (yield from self._loaded().sample(model, spec))
-
-        return work()
-
-    def _loaded(self) -> Engine:
-        if self._engine is None:
-            try:
-                self._engine = load(self._engine_name)
-            except (ImportError, LookupError) as error:
-                message = f"the engine {self._engine_name} cannot be loaded: {error}"
-                raise OperationError(message, "server") from error
-        return self._engine
-
-    def _advance(self, request_id: str, job: _Job, deadline: float) -> dict[str, Any] | None:
-        """Compute until the outcome is known or *deadline* passes; the caller holds the lock."""
-        row = operations.find(self._service, request_id)  # another poll may have finished it
-        if row["state"] != "pending":
-            return dict(row["result"])
+    def _advance(self, job: _Job, deadline: float) -> None:
+        """Compute until the outcome is recorded or *deadline* passes; the caller holds the lock."""
+        request_id = job.row["request_id"]
+        if operations.find(self._service, request_id)["state"] != "pending":
+            self._drop(job)  # another poll or process has finished it
+            return
         while time.monotonic() < deadline and not self._service.stopping.is_set():
             if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
                 break
             try:
-                finished = self._take_turn(job)
+                if job.ended is None:
+                    job.ended = self._take_turn(job)
+                if job.ended is not None:
+                    self._record(job, job.ended)
+                    return
             finally:
                 self._turn.release()
-            if finished is not None:
-                state, outcome = finished
-                operations.finish(self._service, request_id, state, outcome, began=job.began)
-                with self._changed:
-                    self._jobs.pop(request_id, None)
-                    self._changed.notify_all()
-                return outcome
             time.sleep(0)  # let another thread acquire the lock
-        return None
 
-    def _take_turn(self, job: _Job) -> tuple[str, dict[str, Any]] | None:
+    def _take_turn(self, job: _Job) -> Outcome | OperationError | None:
         until = time.monotonic() + TURN_SECONDS
         try:
+            next(job.work)
             while time.monotonic() < until:
                 next(job.work)
         except StopIteration as stop:
-            return "done", {"type": "sample", **asdict(stop.value)}
+            outcome: Outcome = stop.value
+            return outcome
         except OperationError as error:
-            return "failed", operations.failure(error)
+            return error
         except ModelError as error:
-            return "failed", operations.failure(OperationError(str(error), "server"))
+            return OperationError(str(error), "server")
+        except MemoryError:
+            return OperationError("There is not enough memory for this request", "server")
         except Exception as error:  # a bug here or in an engine: clients must not poll forever
-            note_fault("sampling", error)
-            return "failed", operations.failure(OperationError("Internal error", "server"))
+            note_fault(job.row["kind"], error)
+            return OperationError("Internal error", "server")
         return None
+
+    def _record(self, job: _Job, ended: Outcome | OperationError) -> None:
+        """Record an outcome; if that fails, the next poll tries it again."""
+        if isinstance(ended, OperationError):
+            self._fail(job.row, ended, began=job.began)
+            self._drop(job)
+            return
+        request_id, data = job.row["request_id"], ended.data
+        try:
+            with self._service.store.transaction():
+                try:
+                    state, result = "done", ended.result()
+                except OperationError as error:
+                    state, result, data = "failed", operations.failure(error), None
+                operations.finish(
+                    self._service, request_id, state, result, began=job.began, data=data
+                )
+        except BaseException:
+            if ended.is_repeatable:
+                ended.clean_up(False)
+                self._drop(job)
+            raise
+        ended.clean_up(True)
+        self._drop(job)
+
+    def _fail(self, row: dict[str, Any], error: OperationError, *, began: float) -> None:
+        """Record a failure, also for steps that depend on it; the caller has the turn."""
+        with self._service.store.transaction():
+            outcome = operations.failure(error)
+            operations.finish(self._service, row["request_id"], "failed", outcome, began=began)
+            if row["kind"] == "forward_backward":
+                why = f"Not computed, because request {row['seq']} before it failed: {error}"
+                operations.fail_rest(self._service, row["scope"], row["seq"], STEPS, why)
+        if row["kind"] in STEPS:
+            self._worker.discard_gradients(row["scope"])
+
+    def _drop(self, job: _Job) -> None:
+        with self._changed:
+            self._jobs.pop(job.row["request_id"], None)
+            self._changed.notify_all()
 
 
 def _try_again(request_id: str, state: str, reason: str | None) -> dict[str, Any]:

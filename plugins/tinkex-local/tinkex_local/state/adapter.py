@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tinkex_local.problems import OperationError
 from tinkex_local.state.models import ModelFacts
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
+#: The optimizer's state, in training checkpoints of trained runs.
+OPTIMIZER = "optimizer.safetensors"
 #: A constant, as on the hosted service, so that scaling does not depend on the rank.
 ALPHA = 32
 
@@ -93,9 +99,15 @@ def shapes(spec: AdapterSpec, facts: ModelFacts) -> Iterator[tuple[str, int, int
         yield "base_model.model.lm_head", hidden, facts.vocabulary
 
 
-def write(directory: Path, spec: AdapterSpec, facts: ModelFacts) -> None:
+def write(
+    directory: Path,
+    spec: AdapterSpec,
+    facts: ModelFacts,
+    known: Mapping[str, NDArray[Any]] | None = None,
+) -> None:
     """Write a new adapter into *directory*: A is random with the seed, B is zero.
 
+    :param known: tensors to use instead, by name.
     :raises OSError: the files cannot be written.
     """
     import numpy as np
@@ -111,7 +123,7 @@ def write(directory: Path, spec: AdapterSpec, facts: ModelFacts) -> None:
         tensors[f"{module}.lora_A.weight"] = first.astype(np.float32)
         tensors[f"{module}.lora_B.weight"] = np.zeros((outputs, spec.rank), np.float32)
     try:
-        save_file(tensors, directory / TENSORS, metadata={"format": "pt"})
+        save_file(tensors | dict(known or {}), directory / TENSORS, metadata={"format": "pt"})
     except SafetensorError as error:  # it wraps the system's error
         raise OSError(str(error)) from error
     config = json.dumps(_config(spec), indent=2, sort_keys=True) + "\n"

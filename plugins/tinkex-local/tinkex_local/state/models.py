@@ -1,10 +1,10 @@
-"""The models that the service can sample from: a built-in model and added models."""
+"""The models of the service: a built-in model and added models."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,10 @@ from tinkex_local.state.store import Store
 #: Name of the built-in model.
 DEFAULT_MODEL = "tinkex/baker-street-2M"
 _BUILT_IN = {DEFAULT_MODEL: Path(__file__).parents[1] / "models" / "baker-street-2M"}
+#: Names of the files that identify an onnxruntime-genai model and a Hugging Face model.
+GENAI, HUGGING_FACE = "genai_config.json", "config.json"
+#: Lists the files of weights that are split.
+_INDEX = "model.safetensors.index.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._-]{0,99})?")
 
 
@@ -24,6 +28,11 @@ class LocalModel:
 
     name: str
     directory: Path
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the directory is in the format of onnxruntime-genai."""
+        return (self.directory / GENAI).is_file()
 
     @property
     def facts(self) -> ModelFacts:
@@ -59,8 +68,12 @@ class Registry:
             return LocalModel(row["name"], Path(row["directory"]))
         return built_in(name)
 
-    def add(self, name: str, directory: Path, now: float) -> LocalModel:
-        """Register the onnxruntime-genai model in *directory* as *name*.
+    def add(
+        self, name: str, directory: Path, now: float, check: Callable[[LocalModel], None]
+    ) -> LocalModel:
+        """Register the model in *directory* as *name*.
+
+        :param check: raises :exc:`ModelError` if no engine runs the model.
 
         :raises ModelError: the name is malformed or in use, or the directory is not a model.
         """
@@ -78,6 +91,7 @@ class Registry:
             raise ModelError(f"the name of {directory} is not UTF-8") from error
         read_facts(directory)
         model = LocalModel(name, directory)
+        check(model)
         with self._store.transaction():
             if self.find(name):
                 raise ModelError(f"model {name!r} already exists")
@@ -129,21 +143,20 @@ def read_facts(directory: Path) -> ModelFacts:
 
     :raises ModelError: a file is missing or has unexpected content.
     """
-    try:
-        changed = (directory / "genai_config.json").stat().st_mtime_ns
-    except OSError as error:
-        raise ModelError(f"{directory} has no readable genai_config.json") from error
-    return _read_facts(directory, changed)
+    for name, read in ((GENAI, _read_genai), (HUGGING_FACE, _read_hugging_face)):
+        try:
+            return read(directory, (directory / name).stat().st_mtime_ns)
+        except OSError:
+            continue
+    raise ModelError(f"{directory} has no readable {GENAI} or {HUGGING_FACE}")
 
 
 @lru_cache(maxsize=32)
-def _read_facts(directory: Path, changed: int) -> ModelFacts:
-    path = directory / "genai_config.json"
+def _read_genai(directory: Path, changed: int) -> ModelFacts:
+    path = directory / GENAI
     model = _value(_read_json(path), "model", path, dict, "an object")
     decoder = _value(model, "decoder", path, dict, "an object")
-    for name in (str(_value(decoder, "filename", path)), "tokenizer.json"):
-        if not (directory / name).is_file():
-            raise ModelError(f"{directory} has no {name}")
+    _require(directory, str(_value(decoder, "filename", path)), "tokenizer.json")
     return ModelFacts(
         model_type=str(_value(model, "type", path)),
         context_length=_count(model, "context_length", path),
@@ -156,6 +169,37 @@ def _read_facts(directory: Path, changed: int) -> ModelFacts:
         eos=_ids(model.get("eos_token_id"), path) | _generation_eos(directory),
         intermediate=_intermediate(directory),
     )
+
+
+@lru_cache(maxsize=32)
+def _read_hugging_face(directory: Path, changed: int) -> ModelFacts:
+    path = directory / HUGGING_FACE
+    model = _read_json(path)
+    if not any((directory / name).is_file() for name in ("model.safetensors", _INDEX)):
+        raise ModelError(f"{directory} has neither {GENAI} nor model.safetensors")
+    _require(directory, "tokenizer.json")
+    hidden, heads = (_count(model, name, path) for name in ("hidden_size", "num_attention_heads"))
+    # Left out, or null, by models without grouped queries or a head size of their own.
+    defaults = {"num_key_value_heads": heads, "head_dim": max(1, hidden // heads)}
+    known = defaults | {name: value for name, value in model.items() if value is not None}
+    return ModelFacts(
+        model_type=str(_value(model, "model_type", path)),
+        context_length=_count(model, "max_position_embeddings", path),
+        vocabulary=_count(model, "vocab_size", path),
+        hidden=hidden,
+        layers=_count(model, "num_hidden_layers", path),
+        heads=heads,
+        key_value_heads=_count(known, "num_key_value_heads", path),
+        head_size=_count(known, "head_dim", path),
+        eos=_ids(model.get("eos_token_id"), path) | _generation_eos(directory),
+        intermediate=_intermediate(directory),
+    )
+
+
+def _require(directory: Path, *names: str) -> None:
+    for name in names:
+        if not (directory / name).is_file():
+            raise ModelError(f"{directory} has no {name}")
 
 
 def _value(
@@ -199,7 +243,7 @@ def _generation_eos(directory: Path) -> frozenset[int]:
 
 def _intermediate(directory: Path) -> int | None:
     # Only the original config.json contains the width of the MLP.
-    path = directory / "config.json"
+    path = directory / HUGGING_FACE
     values = _read_json(path) if path.is_file() else {}
     known = values.get("intermediate_size") is not None
     return _count(values, "intermediate_size", path) if known else None

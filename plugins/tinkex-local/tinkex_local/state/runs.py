@@ -1,4 +1,8 @@
-"""Training runs: a base model and an adapter, which the service saves but does not train."""
+"""Training runs: a base model and an adapter.
+
+A run's state is in files: those named by its ``weights``, or new ones made from its seed. Once it
+was trained, its state is only in the memory of one process, the run's ``holder``.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +59,47 @@ def usable(service: Service, model_id: str) -> sqlite3.Row:
     if row["unloaded"] is not None:
         raise bad_request(f"The model {model_id!r} was unloaded")
     return row
+
+
+def usable_here(service: Service, model_id: str) -> sqlite3.Row:
+    """Return the row of a run, which must be usable, and not trained by another process.
+
+    :raises Problem: it is not.
+    """
+    row = usable(service, model_id)
+    if reason := lost(service, row):
+        raise bad_request(reason)
+    return row
+
+
+def is_training(service: Service, row: sqlite3.Row) -> bool:
+    """Return whether a run was trained or has pending requests, so that its requests are queued."""
+    if row["holder"] is not None:
+        return True
+    query = "SELECT 1 FROM operations WHERE scope = ? AND state = 'pending'"
+    return service.store.scalar(query, scope_of(row["id"])) is not None
+
+
+def lost(service: Service, row: sqlite3.Row) -> str | None:
+    """Return why this process does not have a run's training, or ``None`` if it has."""
+    if row["holder"] in (None, service.process):
+        return None
+    last = checkpoints.listing(service, run_id=row["id"], kind=paths.TRAINING, limit=1)
+    advice = f"its last checkpoint is {last[0]['tinker_path']}" if last else "it has no checkpoint"
+    return (
+        f"The model {row['id']!r} was trained by another process of this service; if that process "
+        f"has ended, its unsaved training is lost: {advice}"
+    )
+
+
+def hold(service: Service, run_id: str) -> None:
+    """Record that this process has the state of a run."""
+    service.store.write(
+        "UPDATE runs SET holder = ?, last_request = ? WHERE id = ?",
+        service.process,
+        service.clock(),
+        run_id,
+    )
 
 
 def spec_of(row: sqlite3.Row) -> AdapterSpec:
@@ -190,6 +235,11 @@ def run_id_of(session_id: str, number: int) -> str:
 def scope_of(model_id: str) -> str:
     """Return the scope of a run's training sequence numbers."""
     return f"run {model_id}"
+
+
+def id_of(scope: str) -> str:
+    """Return the id of the run with *scope*."""
+    return scope.removeprefix("run ")
 
 
 def models_of(session_id: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
+from pathlib import Path
 from typing import Any
 
 from tinkex_local.engines import SampleSpec
@@ -121,16 +122,15 @@ def spec_from(payload: dict[str, Any]) -> SampleSpec:
     return SampleSpec(**fields | {"stop_tokens": frozenset(fields["stop_tokens"])})
 
 
-def require_applicable(service: Service, checkpoint_id: str | None) -> None:
-    """Check that the checkpoint's adapter has no effect, so that the base model can be used.
+def directory_of(service: Service, checkpoint_id: str | None) -> Path | None:
+    """Return the directory of a checkpoint's adapter.
 
-    No engine applies or trains adapters, so those that the service writes have no effect. For any
-    other, samples of the base model would be wrong.
+    ``None`` stands for the base model, also for an adapter without effect, such as a new one.
 
-    :raises OperationError: the checkpoint does not exist, or its adapter has an effect.
+    :raises OperationError: the checkpoint does not exist.
     """
     if checkpoint_id is None:
-        return
+        return None
     directory = service.checkpoints / checkpoint_id
     alive = service.store.scalar(
         "SELECT 1 FROM checkpoints WHERE id = ? AND (expires IS NULL OR expires > ?)",
@@ -140,11 +140,9 @@ def require_applicable(service: Service, checkpoint_id: str | None) -> None:
     if not alive:
         raise OperationError("The checkpoint of this sampling session no longer exists")
     try:
-        identity = adapter.is_identity(directory)
+        return None if adapter.is_identity(directory) else directory
     except OSError as error:
         raise OperationError(f"The checkpoint cannot be read: {error}", "server") from error
-    if not identity:
-        raise OperationError("This service cannot apply the trained adapter of this checkpoint")
 
 
 def _target(
@@ -174,10 +172,9 @@ def _spec(body: bodies.Sample, facts: ModelFacts) -> SampleSpec:
             f"The prompt has {len(tokens)} tokens; the context of the model is "
             f"{facts.context_length}, prompt and completion together"
         )
-    if body.topk_sample_logprobs or body.prompt_alt_tokens_k or body.target_prompt_logprobs:
+    if body.prompt_alt_tokens_k or body.target_prompt_logprobs:
         raise bad_request(
-            "This service does not offer topk_sample_logprobs, prompt_alt_tokens_k and "
-            "target_prompt_logprobs"
+            "This service does not offer prompt_alt_tokens_k and target_prompt_logprobs"
         )
     strings, stop_tokens = _stops(asked.stop)
     scored = body.prompt_logprobs or body.topk_prompt_logprobs
@@ -193,6 +190,7 @@ def _spec(body: bodies.Sample, facts: ModelFacts) -> SampleSpec:
         stop_tokens=stop_tokens,
         prompt_logprobs=(body.prompt_logprobs_last_n or len(tokens)) if scored else 0,
         topk_prompt_logprobs=body.topk_prompt_logprobs,
+        topk_sample_logprobs=body.topk_sample_logprobs,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class Service:
     :param home: created if missing.
     :param clock: returns the current time in seconds since the epoch.
     :ivar checkpoints: the directory with one directory for each checkpoint.
+    :ivar process: the id of this service among those that use the same state.
     :raises OSError: the directory cannot be used.
     :raises StateError: the state file cannot be used.
     """
@@ -39,6 +41,7 @@ class Service:
         self.home = homes.prepare(home)
         self.checkpoints = self.home / homes.CHECKPOINTS
         self.clock = clock
+        self.process = uuid.uuid4().hex
         self.store = Store(self.home / FILE)
         self.models = Registry(self.store)
         self.signer = Signer(self.store.scalar("SELECT value FROM meta WHERE key = 'secret'"))

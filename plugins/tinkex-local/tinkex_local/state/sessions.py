@@ -34,6 +34,10 @@ def create(service: Service, body: bodies.CreateSession) -> dict[str, Any]:
     }
 
 
+#: Seconds after a heartbeat in which polls need not be recorded.
+POLLS_KEEP_ALIVE = 30.0
+
+
 def heartbeat(service: Service, body: bodies.SessionHeartbeat) -> dict[str, Any]:
     """Record a heartbeat of a session.
 
@@ -44,6 +48,21 @@ def heartbeat(service: Service, body: bodies.SessionHeartbeat) -> dict[str, Any]
     query = "UPDATE sessions SET heartbeat = ? WHERE id = ?"
     service.store.write(query, service.clock(), body.session_id)
     return {"type": "session_heartbeat"}
+
+
+def keep_alive(service: Service, scope: str) -> None:
+    """Record that a client polls for a request of *scope*, a run or a sampler."""
+    kind, _, name = scope.partition(" ")
+    table = {"run": "runs", "sampler": "samplers"}[kind]
+    row = service.store.row(
+        f"SELECT sessions.* FROM sessions JOIN {table} ON session_id = sessions.id "  # noqa: S608
+        f"WHERE {table}.id = ?",
+        name,
+    )
+    now = service.clock()
+    if row is not None and now - row["heartbeat"] > POLLS_KEEP_ALIVE:
+        query = "UPDATE sessions SET heartbeat = ? WHERE id = ?"
+        service.store.write(query, now, row["id"])
 
 
 def finish(service: Service, session_id: str, body: bodies.FinishSession) -> None:

@@ -23,7 +23,7 @@ BUSY_TIMEOUT = 30.0
 #: Maximum number of idle connections.
 IDLE = 16
 
-_VERSION = 2
+_VERSION = 3
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE models (name TEXT PRIMARY KEY, directory TEXT NOT NULL, added REAL NOT NULL);
@@ -34,7 +34,7 @@ CREATE TABLE runs (
     id TEXT PRIMARY KEY, session_id TEXT NOT NULL, base_model TEXT NOT NULL,
     rank INTEGER NOT NULL, seed INTEGER NOT NULL, train_attn INTEGER NOT NULL,
     train_mlp INTEGER NOT NULL, train_unembed INTEGER NOT NULL, user_metadata TEXT,
-    created REAL NOT NULL, last_request REAL NOT NULL, weights TEXT, unloaded REAL);
+    created REAL NOT NULL, last_request REAL NOT NULL, weights TEXT, unloaded REAL, holder TEXT);
 CREATE INDEX runs_created ON runs (created);
 CREATE TABLE checkpoints (
     id TEXT PRIMARY KEY, run_id TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,
@@ -48,7 +48,7 @@ CREATE TABLE samplers (
 CREATE TABLE operations (
     request_id TEXT PRIMARY KEY, kind TEXT NOT NULL, scope TEXT NOT NULL, seq INTEGER,
     digest TEXT NOT NULL, state TEXT NOT NULL, payload TEXT, result TEXT,
-    created REAL NOT NULL, began REAL, finished REAL, UNIQUE (scope, seq));
+    created REAL NOT NULL, began REAL, finished REAL, data BLOB, UNIQUE (scope, seq));
 CREATE INDEX operations_state ON operations (state, created);
 """
 #: Version → what makes its state one of the next version.
@@ -56,6 +56,10 @@ _UPGRADES = {
     1: """
 ALTER TABLE operations ADD COLUMN began REAL;
 ALTER TABLE operations ADD COLUMN finished REAL;
+""",
+    2: """
+ALTER TABLE operations ADD COLUMN data BLOB;
+ALTER TABLE runs ADD COLUMN holder TEXT;
 """,
 }
 

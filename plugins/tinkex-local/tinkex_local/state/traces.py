@@ -64,8 +64,11 @@ def _outcome(row: sqlite3.Row) -> dict[str, str | int]:
         if result.get(name) is not None:
             notes[name] = result[name]
     if row["payload"] is not None:
-        spec = json.loads(row["payload"])["spec"]
-        notes["prompt_tokens"] = len(spec["tokens"])
+        payload = json.loads(row["payload"])
+        if "spec" in payload:
+            notes["prompt_tokens"] = len(payload["spec"]["tokens"])
+        if "tokens" in payload:
+            notes["tokens"] = payload["tokens"]
     if "sequences" in result:
         notes["sequences"] = len(result["sequences"])
         notes["sampled_tokens"] = sum(len(part["tokens"]) for part in result["sequences"])

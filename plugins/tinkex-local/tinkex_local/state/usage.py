@@ -1,6 +1,6 @@
 """Usage in the form of the billing endpoints, without costs.
 
-Tokens are counted from stored sampling requests, checkpoints from existing ones.
+Tokens are counted from stored requests, checkpoints from existing ones.
 """
 
 from __future__ import annotations
@@ -32,6 +32,14 @@ FROM operations LEFT JOIN samplers ON operations.scope = 'sampler ' || samplers.
 WHERE kind = 'sample' AND state = 'done' AND operations.created >= ? AND operations.created < ?
 GROUP BY hour, session, model ORDER BY hour, sampled DESC
 """
+_TRAINING = """
+SELECT cast(operations.created / 3600 AS INTEGER) * 3600 AS hour, runs.session_id AS session,
+    runs.base_model AS model, sum(json_extract(payload, '$.tokens')) AS tokens
+FROM operations JOIN runs ON operations.scope = 'run ' || runs.id
+WHERE kind IN ('forward', 'forward_backward') AND state = 'done'
+    AND operations.created >= ? AND operations.created < ?
+GROUP BY hour, session, model ORDER BY hour
+"""
 _CHECKPOINTS = """
 SELECT cast(checkpoints.created / 3600 AS INTEGER) * 3600 AS hour, runs.session_id AS session,
     runs.base_model AS model, count(*) AS count
@@ -58,6 +66,8 @@ def events(service: Service, query: dict[str, str]) -> dict[str, Any]:
         prefill = {"type": "sampling_prefill", "cached": False, "token_count": row["prefill"] or 0}
         sampled = {"type": "sampling_sample", "token_count": row["sampled"] or 0}
         data += [_event(row, prefill), _event(row, sampled)]
+    for row in service.store.rows(_TRAINING, start, end):
+        data.append(_event(row, {"type": "training", "token_count": row["tokens"]}))
     for row in service.store.rows(_CHECKPOINTS, start, end):
         data.append(_event(row, {"type": "checkpoint", "count": row["count"]}))
     data.sort(key=lambda event: str(event["bucket_start"]))

@@ -6,9 +6,12 @@ import shutil
 import sqlite3
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from tinkex_local.problems import OperationError, bad_request
 from tinkex_local.state import adapter, checkpoints, operations, paths, runs, sampling, sessions
@@ -17,7 +20,27 @@ from tinkex_local.state.service import Service
 from tinkex_local.state.store import from_json
 from tinkex_local.wire import bodies
 
+_Write = Callable[[Path], None]
 _Action = Callable[[Path], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that saves a run or loads into it.
+
+    :ivar run: the row of the run.
+    :ivar write: writes the files into a directory.
+    :ivar action: returns the result, within the transaction that records it; its argument is the
+        directory.
+    :ivar replaced: internal ids of files to remove after that transaction.
+    """
+
+    kind: str
+    body: bodies.Save | bodies.LoadWeights
+    run: sqlite3.Row
+    write: _Write
+    action: _Action
+    replaced: list[str] = field(default_factory=list)
 
 
 def save(service: Service, body: bodies.SaveWeights) -> dict[str, Any]:
@@ -25,8 +48,7 @@ def save(service: Service, body: bodies.SaveWeights) -> dict[str, Any]:
 
     :raises Problem: the run does not exist, or the sequence number does not fit.
     """
-    path = TinkerPath(body.model_id, paths.TRAINING, body.path or _unnamed())
-    return _save_named(service, "save_weights", body, path, overwrite=body.overwrite)
+    return _submit(service, "save_weights", body)
 
 
 def save_external(service: Service, body: bodies.SaveWeightsExternal) -> dict[str, Any]:
@@ -36,8 +58,7 @@ def save_external(service: Service, body: bodies.SaveWeightsExternal) -> dict[st
     """
     if body.age_encryption_recipients:
         raise bad_request("This service does not encrypt exports")
-    path = TinkerPath(body.model_id, paths.EXTERNAL, body.path)
-    return _save_named(service, "save_weights_external", body, path)
+    return _submit(service, "save_weights_external", body)
 
 
 def save_for_sampler(service: Service, body: bodies.SaveWeightsForSampler) -> dict[str, Any]:
@@ -47,12 +68,68 @@ def save_for_sampler(service: Service, body: bodies.SaveWeightsForSampler) -> di
     """
     if (body.path is None) == (body.sampling_session_seq_id is None):
         raise bad_request("Give either path or sampling_session_seq_id")
-    kind = "save_weights_for_sampler"
-    if body.path is not None:
-        path = TinkerPath(body.model_id, paths.SAMPLER, body.path)
-        return _save_named(service, kind, body, path)
+    return _submit(service, "save_weights_for_sampler", body)
+
+
+def plan(
+    service: Service,
+    kind: str,
+    body: bodies.Save | bodies.LoadWeights,
+    write: _Write | None = None,
+) -> Plan:
+    """Return how to perform a request.
+
+    :param write: writes the current state of a trained run.
+    :raises Problem: the run does not exist, or a checkpoint to load.
+    """
+    if isinstance(body, bodies.LoadWeights):
+        return _plan_of_load(service, body)
     row = runs.usable(service, body.model_id)
-    path = TinkerPath(body.model_id, paths.SAMPLER, _unnamed())
+    kept = kind == "save_weights"  # only training checkpoints have the optimizer's state
+    if write is None and row["weights"] is not None:
+        write = partial(_copy, service.checkpoints / row["weights"], optimizer=kept)
+    elif write is None:
+        facts = service.facts(row["base_model"])
+        write = partial(adapter.write, spec=runs.spec_of(row), facts=facts)
+    if isinstance(body, bodies.SaveWeightsForSampler) and body.path is None:
+        return Plan(kind, body, row, write, _adopt_unnamed(service, body, row))
+    target = TinkerPath(body.model_id, _KINDS[kind], body.path or _unnamed())
+    overwrite = isinstance(body, bodies.SaveWeights) and body.overwrite
+    replaced: list[str] = []
+
+    def action(staged: Path) -> dict[str, Any]:
+        replaced.extend(checkpoints.make_room(service, target, overwrite=overwrite))
+        _, size = checkpoints.adopt(
+            service, staged, target, ttl=body.ttl_seconds, user_metadata=body.user_metadata
+        )
+        return {"path": str(target), "size_bytes": size}
+
+    return Plan(kind, body, row, write, action, replaced)
+
+
+_KINDS = {
+    "save_weights": paths.TRAINING,
+    "save_weights_for_sampler": paths.SAMPLER,
+    "save_weights_external": paths.EXTERNAL,
+}
+#: Operation → its body.
+_BODIES: dict[str, type[bodies.Save] | type[bodies.LoadWeights]] = {
+    "save_weights": bodies.SaveWeights,
+    "save_weights_for_sampler": bodies.SaveWeightsForSampler,
+    "save_weights_external": bodies.SaveWeightsExternal,
+    "load_weights": bodies.LoadWeights,
+}
+
+
+def body_of(kind: str, payload: dict[str, Any]) -> bodies.Save | bodies.LoadWeights:
+    """Return the body that the payload of a queued request contains."""
+    return msgspec.convert(payload["body"], _BODIES[kind])
+
+
+def _adopt_unnamed(
+    service: Service, body: bodies.SaveWeightsForSampler, row: sqlite3.Row
+) -> _Action:
+    target = TinkerPath(body.model_id, paths.SAMPLER, _unnamed())
 
     def action(staged: Path) -> dict[str, Any]:
         number = body.sampling_session_seq_id or 0
@@ -62,16 +139,17 @@ def save_for_sampler(service: Service, body: bodies.SaveWeightsForSampler) -> di
         identifier, size = checkpoints.adopt(
             service,
             staged,
-            path,
+            target,
             ttl=body.ttl_seconds,
             user_metadata=body.user_metadata,
             listed=False,
         )
-        target = (row["base_model"], identifier)
-        sampling.insert_sampler(service, row["session_id"], number, body.digest(), *target)
+        sampling.insert_sampler(
+            service, row["session_id"], number, body.digest(), row["base_model"], identifier
+        )
         return {"path": None, "sampling_session_id": sampler_id, "size_bytes": size}
 
-    return _perform(service, kind, body, row, action)
+    return action
 
 
 def load(service: Service, body: bodies.LoadWeights) -> dict[str, Any]:
@@ -102,19 +180,24 @@ def _load_into(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> 
             f"{path} does not match: base model, rank and trained modules must be those of "
             f"the model {model_id}"
         )
+    return _submit(service, "load_weights", body)
 
+
+def _plan_of_load(service: Service, body: bodies.LoadWeights) -> Plan:
+    model_id, path = body.model_id or "", paths.parse(body.path)
     replaced: list[str] = []
 
     def action(staged: Path) -> dict[str, Any]:
         identifier, _ = checkpoints.take(service, staged)
         # Checked here, because of concurrent loads.
         replaced.extend(filter(None, [service.find("training run", model_id)["weights"]]))
-        service.store.write("UPDATE runs SET weights = ? WHERE id = ?", identifier, model_id)
+        service.store.write(
+            "UPDATE runs SET weights = ?, holder = NULL WHERE id = ?", identifier, model_id
+        )
         return {"path": str(path), "model_id": model_id}
 
-    answer = _perform(service, "load_weights", body, row, action, write=_copier(service, path))
-    checkpoints.discard(service, replaced)
-    return answer
+    row, write = runs.usable(service, model_id), _copier(service, path, body.optimizer)
+    return Plan("load_weights", body, row, write, action, replaced)
 
 
 def _create_from(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> dict[str, Any]:
@@ -132,7 +215,7 @@ def _create_from(service: Service, body: bodies.LoadWeights, path: TinkerPath) -
         runs.insert(service, run_id, session_id, spec, body.user_metadata, weights=identifier)
         return {"path": str(path), "model_id": run_id}
 
-    write = _copier(service, path)
+    write = _copier(service, path, body.optimizer)
     request_id = _perform_with_files(service, "load_weights", scope, number, body, write, action)
     return {"request_id": request_id, "model_id": run_id}
 
@@ -145,14 +228,25 @@ def _source(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> sql
     return source
 
 
-def _copier(service: Service, path: TinkerPath) -> Callable[[Path], None]:
-    identifier = checkpoints.find(service, path)["id"]
-    return partial(_copy, service.checkpoints / identifier)
+def _copier(service: Service, path: TinkerPath, optimizer: bool) -> _Write:
+    source = service.checkpoints / checkpoints.find(service, path)["id"]
+
+    def write(target: Path) -> None:
+        # An adapter without effect was never trained: its optimizer starts fresh in any case.
+        has_state = (source / adapter.OPTIMIZER).exists() or adapter.is_identity(source)
+        if optimizer and not has_state:
+            raise OperationError(
+                f"{path} has no optimizer state; load it with optimizer set to false"
+            )
+        _copy(source, target, optimizer=optimizer)
+
+    return write
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, *, optimizer: bool) -> None:
     for file in source.iterdir():
-        shutil.copyfile(file, target / file.name)
+        if optimizer or file.name != adapter.OPTIMIZER:
+            shutil.copyfile(file, target / file.name)
 
 
 def copy(service: Service, body: bodies.CopyWeights) -> dict[str, Any]:
@@ -188,57 +282,36 @@ def copy(service: Service, body: bodies.CopyWeights) -> dict[str, Any]:
             )
             return {"tinker_path": str(target)}
 
-        write = _copier(service, source)
+        write = partial(_copy, service.checkpoints / row["id"], optimizer=True)
         _perform_with_files(service, "copy_weights", scope, number, body, write, action)
     return {"tinker_path": str(target)}
 
 
-def _save_named(
-    service: Service, kind: str, body: bodies.Save, path: TinkerPath, *, overwrite: bool = False
-) -> dict[str, Any]:
-    row = runs.usable(service, body.model_id)
-    replaced: list[str] = []
+def _submit(service: Service, kind: str, body: bodies.Save | bodies.LoadWeights) -> dict[str, Any]:
+    """Perform a request immediately, or queue it if its run is in training."""
+    model_id = body.model_id or ""
+    row, scope = runs.usable(service, model_id), runs.scope_of(model_id)
+    answer = {"request_id": "", "model_id": model_id}
+    if runs.is_training(service, row):
+        if kind != "load_weights":  # it replaces what was lost
+            row = runs.usable_here(service, model_id)
+        if body.seq_id is None:
+            raise bad_request("seq_id is required for a model in training")
+        payload = {"body": msgspec.to_builtins(body)}
+        request_id = operations.accept(service, kind, scope, body.seq_id, body, payload=payload)
+        return answer | {"request_id": request_id}
+    planned = plan(service, kind, body)
 
     def action(staged: Path) -> dict[str, Any]:
-        replaced.extend(checkpoints.make_room(service, path, overwrite=overwrite))
-        _, size = checkpoints.adopt(
-            service, staged, path, ttl=body.ttl_seconds, user_metadata=body.user_metadata
-        )
-        return {"path": str(path), "size_bytes": size}
+        runs.usable(service, model_id)  # a reset may have happened while the files were written
+        return planned.action(staged)
 
-    answer = _perform(service, kind, body, row, action)
-    checkpoints.discard(service, replaced)
-    return answer
-
-
-def _perform(
-    service: Service,
-    kind: str,
-    body: bodies.Save | bodies.LoadWeights,
-    row: sqlite3.Row,
-    action: _Action,
-    *,
-    write: Callable[[Path], None] | None = None,
-) -> dict[str, Any]:
-    """Perform *action* with files as the next operation of the run *row*.
-
-    :param write: writes the files; by default those of the current adapter.
-    """
-
-    def of_run(staged: Path) -> dict[str, Any]:
-        runs.usable(service, row["id"])  # a reset may have happened while the files were written
-        return action(staged)
-
-    if write is None and row["weights"] is not None:
-        write = partial(_copy, service.checkpoints / row["weights"])
-    elif write is None:
-        facts = service.facts(row["base_model"])
-        write = partial(adapter.write, spec=runs.spec_of(row), facts=facts)
     request_id = _perform_with_files(
-        service, kind, runs.scope_of(row["id"]), body.seq_id, body, write, of_run, ordered=True
+        service, kind, scope, body.seq_id, body, planned.write, action, ordered=True
     )
-    service.store.write("UPDATE runs SET last_request = ? WHERE id = ?", service.clock(), row["id"])
-    return {"request_id": request_id, "model_id": row["id"]}
+    checkpoints.discard(service, planned.replaced)
+    service.store.write("UPDATE runs SET last_request = ? WHERE id = ?", service.clock(), model_id)
+    return answer | {"request_id": request_id}
 
 
 def _perform_with_files(

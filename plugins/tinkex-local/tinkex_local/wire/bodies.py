@@ -156,13 +156,6 @@ class CopyWeights(Body):
     ttl_seconds: Seconds | None = None
 
 
-class CreateSamplingSession(Body):
-    session_id: Identifier
-    sampling_session_seq_id: Sequence
-    base_model: Identifier | None = None
-    model_path: str | None = None
-
-
 class Chunk(Body):
     type: str = "encoded_text"
     tokens: list[Token] | None = None
@@ -170,6 +163,62 @@ class Chunk(Body):
 
 class ModelInput(Body):
     chunks: list[Chunk]
+
+
+class TensorData(Body):
+    """Numbers in row-major order, or the listed ones of a sparse matrix (CSR)."""
+
+    data: list[float]
+    dtype: Literal["float32", "int64"]
+    shape: list[Annotated[int, Meta(ge=0, lt=2**31)]] | None = None
+    sparse_crow_indices: list[int] | None = None
+    sparse_col_indices: list[int] | None = None
+
+
+class Datum(Body):
+    model_input: ModelInput
+    loss_fn_inputs: dict[str, TensorData]
+
+
+class LossInput(Body):
+    data: list[Datum]
+    loss_fn: str
+    loss_fn_config: dict[str, float | str] | None = None
+
+
+class ForwardBackward(Body):
+    model_id: Identifier
+    seq_id: Sequence
+    forward_backward_input: LossInput
+
+
+class Forward(Body):
+    model_id: Identifier
+    seq_id: Sequence
+    forward_input: LossInput
+
+
+class AdamParams(Body):
+    learning_rate: Annotated[float, Meta(ge=0)] = 1e-4
+    beta1: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Meta(ge=0, lt=1)] = 0.95
+    eps: Annotated[float, Meta(ge=0)] = 1e-12
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    grad_clip_norm: Annotated[float, Meta(ge=0)] = 0.0
+
+
+class OptimStep(Body):
+    model_id: Identifier
+    seq_id: Sequence
+    adam_params: AdamParams | None = None
+    optimizer_params: Any = None
+
+
+class CreateSamplingSession(Body):
+    session_id: Identifier
+    sampling_session_seq_id: Sequence
+    base_model: Identifier | None = None
+    model_path: str | None = None
 
 
 class SamplingParams(Body):
@@ -194,7 +243,7 @@ class Sample(Body):
     prompt_logprobs: bool | None = None
     prompt_logprobs_last_n: Annotated[int, Meta(ge=1)] | None = None
     topk_prompt_logprobs: Annotated[int, Meta(ge=0, le=100)] = 0
-    topk_sample_logprobs: int = 0
+    topk_sample_logprobs: Annotated[int, Meta(ge=0, le=100)] = 0
     prompt_alt_tokens_k: int = 0
     target_prompt_logprobs: Any = None
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Largest request body in bytes; a multiple of the longest prompt of a large model.
 MAX_BODY = 16 * 1024 * 1024
+#: The key of a body that was read, in the WSGI environment.
+_READ = "tinkex_local.body"
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 _B = TypeVar("_B", bound=bodies.Body)
@@ -32,7 +34,17 @@ def body_as(kind: type[_B]) -> _B:
 
     :raises Problem: it is too large (413), encoded (415), not JSON (400) or invalid (422).
     """
+    return bodies.decode(body_bytes() or b"{}", kind)
+
+
+def body_bytes() -> bytes:
+    """Return the body of the current request; may be called more than once.
+
+    :raises Problem: it is too large (413), encoded (415) or incomplete (400).
+    """
     given = environ()
+    if _READ in given:
+        return bytes(given[_READ])
     if given.get("HTTP_CONTENT_ENCODING", "identity").lower() not in ("identity", ""):
         raise Problem(415, "Content-Encoding is not supported")
     try:
@@ -44,7 +56,8 @@ def body_as(kind: type[_B]) -> _B:
     raw = given["wsgi.input"].read(length) if length > 0 else b""
     if len(raw) < length:
         raise Problem(400, "The body is shorter than its Content-Length")
-    return bodies.decode(raw or b"{}", kind)
+    given[_READ] = raw
+    return raw
 
 
 def environ() -> dict[str, Any]:

@@ -12,11 +12,13 @@ from tinkex_local.engines.runner import POLL_SECONDS, Runner
 from tinkex_local.problems import Problem, bad_request, not_found
 from tinkex_local.state import (
     checkpoints,
+    operations,
     paths,
     runs,
     sampling,
     sessions,
     traces,
+    training,
     usage,
     weights,
 )
@@ -25,10 +27,12 @@ from tinkex_local.state.paths import TinkerPath
 from tinkex_local.state.service import Service
 from tinkex_local.state.store import iso
 from tinkex_local.wire import PATIENCE, PREFIX, bodies, protobuf
+from tinkex_local.wire.batches import Encoded
 from tinkex_local.wire.http import (
     Routes,
     answer,
     body_as,
+    body_bytes,
     check_scope,
     environ,
     file_of,
@@ -45,6 +49,7 @@ INLINE = 1024 * 1024
 def add(app: Routes, service: Service, runner: Runner) -> None:
     """Add the routes to *app*."""
     _add_posts(app, service)
+    _add_training(app, service, runner)
     _add_sessions(app, service)
     _add_sampling(app, service, runner)
     _add_listings(app, service)
@@ -63,10 +68,6 @@ _POSTS: dict[str, tuple[Callable[[Service, Any], Any], type[bodies.Body]]] = {
     "get_info": (runs.info, bodies.ModelOnly),
     "unload_model": (runs.unload, bodies.ModelOnly),
     "weights_info": (runs.weights_info, bodies.WeightsInfo),
-    "save_weights": (weights.save, bodies.SaveWeights),
-    "save_weights_for_sampler": (weights.save_for_sampler, bodies.SaveWeightsForSampler),
-    "save_weights_external": (weights.save_external, bodies.SaveWeightsExternal),
-    "load_weights": (weights.load, bodies.LoadWeights),
     "copy_weights": (weights.copy, bodies.CopyWeights),
     "create_sampling_session": (sampling.create_session, bodies.CreateSamplingSession),
     "asample": (sampling.submit, bodies.Sample),
@@ -79,8 +80,40 @@ def _add_posts(app: Routes, service: Service) -> None:
 
     for path, (do, kind) in _POSTS.items():
         app.on("POST", path)(handler(do, kind))
-    for name in ("forward", "forward_backward", "optim_step"):
-        app.on("POST", name)(_no_training)
+
+
+def _add_training(app: Routes, service: Service, runner: Runner) -> None:
+    """Add the routes whose requests have a number in a run."""
+
+    def add(name: str, call: Callable[[Encoded], Any]) -> None:
+        @app.on("POST", name)
+        def handler() -> Any:
+            content_type = environ().get("CONTENT_TYPE", "").partition(";")[0].strip()
+            body = Encoded(name, body_bytes(), content_type == protobuf.CONTENT_TYPE)
+            try:
+                return call(body)
+            except Problem as problem:
+                training.note_refusal(service, body, problem)
+                raise
+            finally:
+                runner.arrived()
+
+    for name in ("forward", "forward_backward"):
+        add(name, lambda body: training.forward(service, runner.engines, body))
+    add(
+        "optim_step",
+        lambda _: training.optim_step(service, runner.engines, body_as(bodies.OptimStep)),
+    )
+    add("save_weights", lambda _: weights.save(service, body_as(bodies.SaveWeights)))
+    add(
+        "save_weights_for_sampler",
+        lambda _: weights.save_for_sampler(service, body_as(bodies.SaveWeightsForSampler)),
+    )
+    add(
+        "save_weights_external",
+        lambda _: weights.save_external(service, body_as(bodies.SaveWeightsExternal)),
+    )
+    add("load_weights", lambda _: weights.load(service, body_as(bodies.LoadWeights)))
 
 
 def _add_sessions(app: Routes, service: Service) -> None:
@@ -108,7 +141,9 @@ def _add_sampling(app: Routes, service: Service, runner: Runner) -> None:
         patience = float(environ().get(PATIENCE, POLL_SECONDS))
         outcome = runner.retrieve(body.request_id, patience)
         protobuf_wanted = protobuf.CONTENT_TYPE in environ().get("HTTP_ACCEPT", "")
-        if outcome.get("type") == "sample" and protobuf_wanted:
+        if outcome.get("type") in ("forward", "forward_backward"):
+            response = _losses(service, body.request_id, outcome, protobuf_wanted)
+        elif outcome.get("type") == "sample" and protobuf_wanted:
             response = raw(protobuf.sample_response(outcome), protobuf.CONTENT_TYPE)
         else:
             response = answer(outcome)
@@ -118,11 +153,17 @@ def _add_sampling(app: Routes, service: Service, runner: Runner) -> None:
         return response
 
 
-def _no_training() -> Any:
-    raise bad_request(
-        "This service does not train: it saves, shows, serves and samples. Use a Tinker server "
-        "with a training backend for forward_backward and optim_step"
-    )
+def _losses(
+    service: Service, request_id: str, outcome: dict[str, Any], protobuf_wanted: bool
+) -> Any:
+    encoded = operations.arrays(service, request_id)
+    if encoded is None:
+        raise Problem(410, "The result of this request was removed after an hour")
+    if protobuf_wanted:
+        return raw(encoded, protobuf.CONTENT_TYPE)
+    outputs = protobuf.loss_fn_outputs(encoded)
+    records = {"loss_fn_output_type": protobuf.RECORDS, "loss_fn_outputs": outputs}
+    return answer(outcome | records)
 
 
 _KINDS = "|".join(paths.TYPES)

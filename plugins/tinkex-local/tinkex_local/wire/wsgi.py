@@ -103,5 +103,6 @@ def _environ(request: HttpRequest, timeouts: Timeouts) -> dict[str, Any]:
         PATIENCE: max(0.05, timeouts.read * 0.9),
     }
     for name, value in request.headers.items():
-        environ[f"HTTP_{name.upper().replace('-', '_')}"] = value
+        key = name.upper().replace("-", "_")
+        environ[key if key == "CONTENT_TYPE" else f"HTTP_{key}"] = value
     return environ | {"CONTENT_LENGTH": str(len(body))}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import struct
+from types import SimpleNamespace
 
 import pytest
 
 from tests.unit.api.conftest import NEVER
-from tinkex.api.http import futures, protobuf
+from tinkex.api.http import errors, futures, protobuf
 from tinkex.exceptions import (
     Conflict,
     ConnectionFailed,
@@ -112,6 +114,28 @@ def test_refusals_end_it_at_once(status, body, kind, words, poll, server):
     assert len(server.seen) == 1
 
 
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_time_for_which_the_program_was_suspended_does_not_count(
+    is_lost, connect, monkeypatch, naps
+):
+    service = connect("http://127.0.0.1:9")._transport
+    deadline = service.deadline("sampling")
+    calls = []
+
+    def send(*_):
+        calls.append(_)
+        if len(calls) == 1:
+            deadline._start -= 500  # Ctrl-Z, then fg
+            if is_lost:
+                raise errors.suspended("h", 100.0)
+        body = json.dumps(DONE).encode()
+        return SimpleNamespace(status=200, headers={}, chunks=lambda _: [body], close=lambda: None)
+
+    monkeypatch.setattr(service, "_sender", SimpleNamespace(send=send, close=lambda: None))
+    assert futures.result(service, "7", "SaveWeights", deadline) == DONE
+    assert len(calls) == 2
+
+
 def test_forms_of_a_result(poll):
     assert poll({"error": None, **DONE}) == {"error": None, **DONE}
     assert poll({"status": "completed", "result": DONE}) == DONE
@@ -208,21 +232,28 @@ def test_every_known_field_is_read_and_others_are_skipped():
         + field(3, 2)
         + field(4, 2)
     )
-    unknown = field(4, 3) + b"\x49" + b"\0" * 8 + b"\x55" + b"\0" * 4 + field(15, b"later")
+    unknown = field(6, 3) + b"\x49" + b"\0" * 8 + b"\x55" + b"\0" * 4 + field(15, b"later")
     message = (
-        field(1, sequence + unknown)
+        field(1, sequence + field(4, topk) + unknown)
         + field(1, field(2, ints(9)))
         + field(2, floats(float("nan"), -0.25))
         + field(3, topk)
         + unknown
     )
+
+    table = [[[4, -1.0], [5, -2.0]], [[6, -3.0]]]
     assert protobuf.sample_response(message) == {
         "sequences": [
-            {"tokens": [8, -1], "logprobs": [-0.5, -1.5], "stop_reason": "length"},
+            {
+                "tokens": [8, -1],
+                "logprobs": [-0.5, -1.5],
+                "stop_reason": "length",
+                "topk_logprobs": table,
+            },
             {"tokens": [9], "logprobs": None, "stop_reason": "stop"},
         ],
         "prompt_logprobs": [None, -0.25],
-        "topk_prompt_logprobs": [[[4, -1.0], [5, -2.0]], [[6, -3.0]]],
+        "topk_prompt_logprobs": table,
         "type": "sample",
     }
 

@@ -57,6 +57,19 @@ def test_a_template_that_fails_is_an_error_of_the_messages(source):
     assert "raise_exception" not in source or "roles must alternate" in str(caught.value)
 
 
+def test_generation_tags_mark_the_text_of_the_assistant():
+    source = (
+        "<{% for m in messages %}{% generation -%}  {{ m.content }}{% endgeneration %};{% endfor %}"
+    )
+    template = ChatTemplate(source, {})
+
+    text, spans = template.render_generated([*HI, *HI])
+
+    assert (text, [text[a:b] for a, b in spans]) == ("<Hi;Hi;", ["Hi", "Hi"])
+    assert template.render([*HI, *HI]) == text
+    assert ChatTemplate(SIMPLE, {}).render_generated(HI) is None
+
+
 def test_an_invalid_template():
     with pytest.raises(ChatTemplateError, match="not valid"):
         ChatTemplate("{% if %}", {})

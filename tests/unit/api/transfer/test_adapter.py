@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tinkex.api.transfer.adapter import compare
+from tinkex.api import AdapterMismatch
 
 Q, K, HEAD = "model.layers.0.self_attn.q_proj", "model.layers.11.self_attn.k_proj", "lm_head"
 EXPERT, FUSED = "model.layers.0.mlp.experts.3.up_proj", "model.layers.0.mlp.experts"
@@ -31,7 +31,7 @@ def names(*modules: str) -> list[str]:
     ],
 )
 def test_modules_that_peft_would_ignore_are_named(modules, modules_listed, unlisted):
-    found = compare({"target_modules": modules_listed}, names(*modules))
+    found = AdapterMismatch.find({"target_modules": modules_listed}, names(*modules))
     assert found is not None
     assert (found.unlisted, found.is_fixable) == (unlisted, True)
     assert found.modules == tuple(sorted(module.rpartition(".")[2] for module in modules))
@@ -54,7 +54,7 @@ def test_modules_that_peft_would_ignore_are_named(modules, modules_listed, unlis
     ids=["listed", "longer", "all", "a regular expression", "fused experts", "no tensors"],
 )
 def test_adapters_that_peft_loads_whole_are_not_complained_of(modules, config):
-    assert compare(config, [*names(*modules), "lm_head.weight"]) is None
+    assert AdapterMismatch.find(config, [*names(*modules), "lm_head.weight"]) is None
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_adapters_that_peft_loads_whole_are_not_complained_of(modules, config):
 )  # fmt: skip
 def test_names_of_the_hosted_service_must_be_converted(tensor, unknown):
     config: dict[str, Any] = {"target_modules": "all-linear"}
-    found = compare(config, [tensor, *names(K, HEAD)])
+    found = AdapterMismatch.find(config, [tensor, *names(K, HEAD)])
     assert found is not None
     assert (found.unknown, found.is_fixable) == ((unknown,), False)
     assert str(found) == f"PEFT ignores tensors whose names it does not know: {unknown}"
@@ -81,6 +81,6 @@ def test_names_of_the_hosted_service_must_be_converted(tensor, unknown):
 def test_a_hostile_configuration_costs_no_time_or_room():
     tensors = names(*(f"{'x.' * 500}m{number}" for number in range(2_000)))
     listed = [f"a.b.c{number}" for number in range(100_000)]
-    found = compare({"target_modules": listed, "target_parameters": 5}, tensors)
+    found = AdapterMismatch.find({"target_modules": listed, "target_parameters": 5}, tensors)
     assert found is not None
     assert len(str(found)) < 10_000

@@ -1,4 +1,4 @@
-"""An HTTP pool that limits the number of requests per second."""
+"""HTTP pools that limit the number of requests per second."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tinkex.plugins import (
     Sender,
     Timeouts,
     load_driver,
+    preferred_pool,
 )
 
 
@@ -31,12 +32,25 @@ class Settings:
 
 
 class PacedPool(HttpPool):
-    """The default pool, limited to ``rate`` requests per second."""
+    """The pool that ``auto`` chooses, limited to ``rate`` requests per second."""
 
     def build(self, settings: PoolSettings) -> Sender:
-        """Return a sender that delays requests to the sender of the default pool."""
-        sender = load_driver(HTTP_POOLS, "default").build(settings)
-        return PacedSender(sender, settings.plugin("tinkex-paced").rate)
+        """Return a sender that delays requests to the sender of the chosen pool."""
+        pool = load_driver(HTTP_POOLS, preferred_pool(settings))
+        return PacedSender(pool.build(settings), settings.plugin("tinkex-paced").rate)
+
+
+class PacedLocalPool(HttpPool):
+    """The pool ``local``, limited to ``rate`` requests per second."""
+
+    def __init__(self) -> None:
+        self._pool = load_driver(HTTP_POOLS, "local")
+        self.base_url = self._pool.base_url
+        self.needs_api_key = self._pool.needs_api_key
+
+    def build(self, settings: PoolSettings) -> Sender:
+        """Return a sender that delays requests to the local service."""
+        return PacedSender(self._pool.build(settings), settings.plugin("tinkex-paced").rate)
 
 
 class PacedSender:
@@ -57,5 +71,5 @@ class PacedSender:
         return self._sender.send(request, timeouts)
 
     def close(self) -> None:
-        """Close the connections of the default pool's sender."""
+        """Close the connections of the wrapped sender."""
         self._sender.close()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from tinkex.commands.base import ShowOne
 from tinkex.exceptions import APIError, LocalError, SettingsError, Unauthorized, UsageError
 from tinkex.files import user_path
 from tinkex.options import non_empty
+from tinkex_hub.commands import sources
 
 if TYPE_CHECKING:
     from tinkex.api import AdapterMismatch, CheckpointInfo, TinkerPath
@@ -32,7 +32,8 @@ class PushHfCheckpoint(ShowOne):
 
     is_action = True
     column_names = (
-        "tinker_path", "repo_id", "revision", "public", "url", "commit", "pull_request", "files",
+        "tinker_path", "repo_id", "revision", "public", "url", "commit", "pull_request", "format",
+        "files",
     )  # fmt: skip
     examples = (
         "tinkex checkpoint push-hf tinker://run-123/weights/final --repo ada/my-adapter",
@@ -43,6 +44,13 @@ class PushHfCheckpoint(ShowOne):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         add_path(parser)
+        parser.add_argument(
+            "--raw",
+            action="store_true",
+            help="upload the tensors as the service wrote them (default: convert their names and "
+            "shapes to those of PEFT)",
+        )
+        sources.add_base(parser, "the model that the checkpoint names")
         parser.add_argument(
             "-r",
             "--repo",
@@ -83,11 +91,14 @@ class PushHfCheckpoint(ShowOne):
             raise UsageError(
                 "a pull request always targets main", hint="Use either --revision or --create-pr."
             )
+        if parsed_args.raw and parsed_args.base:
+            raise UsageError("--raw converts nothing", hint="Use either --raw or --base.")
         self.client  # noqa: B018 - report a missing key before anything else
         path = TinkerPath.from_string(checkpoint_path(self, parsed_args.tinker_path))
-        hub = Hub(self._token(parsed_args.hf_token), self.settings.timeout, visible=self._visible())
+        parsed_args.hf_token = self._token(parsed_args.hf_token)
+        hub = Hub(parsed_args.hf_token, self.settings.timeout, visible=self._visible())
         owners = hub.owners()
-        with _scratch() as scratch:
+        with sources.scratch() as scratch:
             push = _Push(self, parsed_args, path, hub, owners, scratch)
             push.run()
         self.result = {
@@ -98,6 +109,7 @@ class PushHfCheckpoint(ShowOne):
             "url": push.pushed.url,
             "commit": push.pushed.commit,
             "pull_request": parsed_args.create_pr,
+            "format": "raw" if parsed_args.raw else "peft",
             "files": [name for name, _ in push.files],
         }
         shown = {"public": Flag, "pull_request": Flag, "files": Structure}
@@ -151,6 +163,8 @@ class _Push:
         self._has_card = False
         #: The tensors that PEFT would not load.
         self._unloaded: AdapterMismatch | None = None
+        #: Whether the names and shapes fit the base model.
+        self._is_checked = False
         self.files: list[tuple[str, Path]] = []
         self.pushed: Pushed
 
@@ -233,10 +247,37 @@ class _Push:
             str(self._path), directory, on_progress=command.show_transfer
         )
         adapter.check(directory)
+        if not self._options.raw:
+            self._convert(directory)
+            return
         self._unloaded = adapter.fix_modules(directory, done.mismatch)
         if self._unloaded is not None:
             command.status(f"Warning: {self._unloaded}. The adapter is uploaded unchanged.")
         self._base_model = adapter.fill_base_model(directory, self._base_model)
+
+    def _convert(self, directory: Path) -> None:
+        """Replace the adapter in *directory* by one in the format of PEFT."""
+        from tinkex_hub import peft_format
+        from tinkex_hub.placement import place
+
+        new = self._scratch / "peft"
+        with ExitStack() as stack:
+            found = sources.open_adapter(directory, stack)
+            self._base_model = self._base_model or found.base_model
+            base = sources.find_base(
+                self._command, self._options.base, self._base_model, self._options.hf_token
+            )
+            self._is_checked = base is not None
+            try:
+                new.mkdir()
+                peft_format.write(found, place(found, base), self._base_model, new)
+                for file in new.iterdir():
+                    file.replace(directory / file.name)
+            except OSError as error:
+                raise LocalError(f"cannot convert the adapter: {error.strerror}") from error
+            except UsageError as error:
+                error.hint = f"{error.hint or ''} To upload the adapter unchanged: --raw".strip()
+                raise
 
     def _write_card(self, directory: Path) -> None:
         from tinkex_hub import card
@@ -244,8 +285,16 @@ class _Push:
         file = directory / card.NAME
         if file.exists():
             return
+        how = card.RAW if self._options.raw else card.CONVERTED
+        if not self._options.raw and not self._is_checked:
+            how = card.UNCHECKED
         text = card.build(
-            self._path, self.repo, self._base_model, self._info, is_peft=self._unloaded is None
+            self._path,
+            self.repo,
+            self._base_model,
+            self._info,
+            is_peft=self._unloaded is None,
+            origin=how,
         )
         try:
             file.write_text(text, encoding="utf-8")
@@ -292,20 +341,6 @@ def _sanitize(text: str) -> str:
     name = re.sub(r"[^A-Za-z0-9_.-]", "-", text)
     name = re.sub(r"\.{2,}", ".", re.sub(r"-{2,}", "-", name))
     return name[:_MAX_NAME].strip("-_.")
-
-
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    """Create a private temporary directory for the block; remove it afterwards."""
-    try:
-        directory = tempfile.TemporaryDirectory(prefix="tinkex-hub-")
-    except OSError as error:
-        raise LocalError(
-            f"cannot create a temporary directory: {error.strerror}",
-            hint="Free some space, or set TMPDIR to another directory.",
-        ) from error
-    with directory as name:
-        yield Path(name)
 
 
 def _add_choice(parser: argparse.ArgumentParser, option: str, words: str) -> None:

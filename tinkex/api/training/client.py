@@ -1,19 +1,30 @@
-"""Training clients: start a training run, save and load its weights."""
+"""Training clients: start a training run, train it, save and load its weights."""
 
 from __future__ import annotations
 
+import math
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from tinkex.api.http import futures, schema
+from tinkex.api.http import futures, protobuf, schema
 from tinkex.api.http.retry import Deadline
 from tinkex.api.http.transport import Request, Transport
 from tinkex.api.paths import UNKNOWN_FORM, TinkerPath, as_received, run_url, segment
 from tinkex.api.resources.checkpoint_info import Lineage
 from tinkex.api.resources.sessions import Session, explain_full, outcome_of
+from tinkex.api.training.sending import ExampleSender, send_patiently
+from tinkex.api.training.types import (
+    AdamParams,
+    Datum,
+    ForwardBackwardResult,
+    TrainingFuture,
+    chunks_of,
+    metrics_in,
+)
 from tinkex.exceptions import (
     BadRequest,
     ConnectionFailed,
@@ -44,6 +55,10 @@ _PLAIN_NAMES_ONLY = "^[a-zA-Z0-9_-]+$"
 _SAVING = "SaveWeightsForSamplerRequest"
 #: Part of the message of servers that only load into an existing model.
 _WANTS_MODEL = "model_id"
+
+
+#: Sends the body of a call and returns the response.
+Send = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -120,6 +135,7 @@ class TrainingClient:
         self._has_saved = self._may_have_saved = False
         self._tried: set[str] = set()
         self._refusal: TinkexError | None = None
+        self._examples = ExampleSender(transport)
         self._lock = threading.Lock()
 
     def __enter__(self) -> TrainingClient:
@@ -139,6 +155,52 @@ class TrainingClient:
     def close(self) -> None:
         """Finish the session; the saved checkpoints are kept."""
         self._session.finish()
+
+    def forward_backward(
+        self,
+        data: Sequence[Datum],
+        loss_fn: str = "cross_entropy",
+        loss_fn_config: Mapping[str, float | str] | None = None,
+    ) -> TrainingFuture[ForwardBackwardResult]:
+        """Compute a loss and add its gradients to those since the last optimizer step.
+
+        Submit the :meth:`optim_step` before waiting for the result, so that the service performs
+        both without a pause in between. Large data is sent in several requests.
+
+        :param data: the examples; the loss is a sum over their tokens, not a mean.
+        :param loss_fn: ``cross_entropy``, ``importance_sampling``, ``ppo``, ``cispo``, ``dro`` …,
+            as far as the service offers it.
+        :param loss_fn_config: parameters of the loss function.
+        :raises tinkex.exceptions.UsageError: *data* is empty.
+        :raises tinkex.exceptions.BadRequest: the service does not accept the examples or the loss.
+        """
+        return self._pass(data, loss_fn, loss_fn_config, forward_only=False)
+
+    def forward(
+        self,
+        data: Sequence[Datum],
+        loss_fn: str = "cross_entropy",
+        loss_fn_config: Mapping[str, float | str] | None = None,
+    ) -> TrainingFuture[ForwardBackwardResult]:
+        """Compute a loss without gradients; see :meth:`forward_backward`."""
+        return self._pass(data, loss_fn, loss_fn_config, forward_only=True)
+
+    def optim_step(self, params: AdamParams) -> TrainingFuture[dict[str, float]]:
+        """Change the weights by the gradients since the last step, and discard the gradients.
+
+        :return: the metrics of the server; some servers send none.
+        """
+        deadline = self._training_deadline()
+        body = {"adam_params": params.body()}
+        send = partial(send_patiently, self._transport, "optim_step", deadline=deadline)
+        accepted = self._submit(send, body)
+
+        def wait() -> dict[str, float]:
+            deadline = self._training_deadline()
+            common = (self._transport, accepted, "OptimStep", deadline)
+            return metrics_in(futures.outcome(*common, wanted="metrics", patient=True))
+
+        return TrainingFuture(wait)
 
     def save_weights_for_sampler(
         self, name: str, *, ttl_seconds: int | None = None
@@ -182,6 +244,55 @@ class TrainingClient:
         body = {"path": name, "ttl_seconds": ttl_seconds}
         result = self._run("save_weights_external", body, deadline)
         return TinkerPath.from_server(schema.text(result, "path"))
+
+    def _pass(
+        self,
+        data: Sequence[Datum],
+        loss_fn: str,
+        loss_fn_config: Mapping[str, float | str] | None,
+        *,
+        forward_only: bool,
+    ) -> TrainingFuture[ForwardBackwardResult]:
+        if not data:
+            raise UsageError("there are no examples")
+        deadline = self._training_deadline()
+        send = partial(self._examples.send, forward_only=forward_only, deadline=deadline)
+        accepted = []
+        for part in chunks_of(data):
+            examples: dict[str, Any] = {
+                "data": [datum.body() for datum in part],
+                "loss_fn": loss_fn,
+            }
+            if loss_fn_config:
+                examples["loss_fn_config"] = dict(loss_fn_config)
+            found = self._submit(send, {"forward_backward_input": examples})
+            accepted.append((found, len(part)))
+
+        def wait() -> ForwardBackwardResult:
+            kind = "Forward" if forward_only else "ForwardBackward"
+            parts = []
+            for found, count in accepted:
+                result = futures.outcome(
+                    *(self._transport, found, kind, self._training_deadline()),
+                    protobuf.forward_backward_output,
+                    wanted="loss_fn_outputs",
+                    patient=True,
+                )
+                parts.append(ForwardBackwardResult.from_json(result, count))
+            return ForwardBackwardResult.combined(parts)
+
+        return TrainingFuture(wait)
+
+    def _training_deadline(self) -> Deadline:
+        return self._transport.deadline("training", patience=math.inf)
+
+    def _submit(self, send: Send, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Call *send* with *body* and the number of the call; return the response."""
+        with self._lock:
+            accepted = send({"model_id": self.model_id, "seq_id": self._next_seq_id, **body})
+            # The number of a refused call is reused for the next one.
+            self._next_seq_id += 1
+        return accepted
 
     def _save(
         self, endpoint: str, name: str, ttl: int | None, extra: Mapping[str, Any]
@@ -234,13 +345,14 @@ class TrainingClient:
         return any(path.endswith(f"/{checkpoint_id}") for path in paths)
 
     def _run(self, endpoint: str, body: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
-        with self._lock:
-            numbered = {"model_id": self.model_id, "seq_id": self._next_seq_id, **body}
-            what = endpoint.replace("_", " ")
-            request = Request("POST", endpoint, numbered, what=what)
-            accepted = self._transport.call(request, deadline).object()
-            # The number of a refused call is reused for the next one.
-            self._next_seq_id += 1
+        what = endpoint.replace("_", " ")
+
+        def send(given: dict[str, Any]) -> dict[str, Any]:
+            return self._transport.call(
+                Request("POST", endpoint, given, what=what), deadline
+            ).object()
+
+        accepted = self._submit(send, body)
         kind = endpoint.title().replace("_", "")  # LoadWeights
         return futures.outcome(self._transport, accepted, kind, deadline, wanted="path")
 

@@ -1,0 +1,537 @@
+"""``checkpoint export``: names, shapes and values, for each family of models."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import toy_models
+from tests.toy_models import ALPHA, EXPERTS, FAMILIES, HIDDEN, RANK, load, toy
+from tinkex.testing import Invocation, invoke
+from tinkex_hub import merge
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+TYPES = ("float32", "bfloat16")
+#: Families whose adapters PEFT loads.
+IN_PEFT = [family for family in FAMILIES if family != "deepseek_v3"]
+
+
+class World:
+    """A base model and an adapter for it, in directories below *root*."""
+
+    def __init__(self, root: Path, family: str, dtype: str = "float32", files: int = 1) -> None:
+        self.toy, self.root = toy(family), root
+        self.base, self.adapter, self.out = (root / name for name in ("base", "adapter", "out"))
+        self.weights = toy_models.write_base(self.base, self.toy, dtype, files)
+        self.tensors = toy_models.write_adapter(self.adapter, self.toy, dtype)
+
+    def export(self, *words: str, code: int = 0) -> Invocation:
+        base = [] if "--base" in words else ["--base", str(self.base)]
+        argv = ["checkpoint", "export", str(self.adapter), "--output", str(self.out), *base, *words]
+        done = invoke(argv)
+        assert done.exit_code == code, done.stderr
+        assert "Traceback" not in done.stderr
+        if code:
+            assert (done.stdout, self.out.exists()) == ("", False)
+            assert list(self.root.glob(".tinkex*")) == []
+        return done
+
+    def exported(self) -> dict[str, Any]:
+        """Return the tensors in the files of the result."""
+        found: dict[str, Any] = {}
+        for file in self.out.glob("*.safetensors"):
+            found |= load(file)
+        return found
+
+    def config(self) -> Any:
+        return json.loads((self.out / CONFIG).read_text())
+
+    def rewrite(self, rename: Any = None, **config: Any) -> None:
+        """Change the names of the tensors, and members of the configuration."""
+        if rename is not None:
+            changed = {rename(name): one for name, one in self.tensors.items()}
+            toy_models.save(self.adapter / WEIGHTS, changed)
+        known = json.loads((self.adapter / CONFIG).read_text())
+        (self.adapter / CONFIG).write_text(json.dumps({**known, **config}))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Any:
+    def make(family: str = "llama", *args: Any) -> World:
+        return World(tmp_path, family, *args)
+
+    return make
+
+
+def failure(done: Invocation, words: str, hint: str = "") -> None:
+    sentence, advice = done.stderr.splitlines()[-2:]
+    assert re.search(words, sentence), done.stderr
+    assert advice.startswith("Hint: ")
+    assert hint in advice
+
+
+# PEFT -----------------------------------------------------------------------------------------
+
+
+def updates_in_peft(config: Any, tensors: dict[str, Any], made: toy_models.Toy) -> dict[str, Any]:
+    """Return the updates of an adapter as PEFT computes them: parameter → matrix or matrices."""
+    found = {}
+    for name, a in tensors.items():
+        if not name.endswith(".lora_A.weight"):
+            continue
+        path = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        b = tensors[name.replace("lora_A", "lora_B")].astype("float32")
+        a = a.astype("float32")
+        last = path.rpartition(".")[2]
+        packed = {"base_layer": "gate_up_proj", "experts": "down_proj"}.get(last)
+        key = rf".*\.{packed}" if packed else last
+        rank = config["rank_pattern"].get(key, config["r"])
+        scale = config["alpha_pattern"].get(key, config["lora_alpha"]) / rank
+        if packed is None:
+            assert (a.shape[0], last in config["target_modules"]) == (rank, True)
+            found[f"{path}.weight"] = scale * (b @ a)
+            continue
+        assert f"mlp.experts.{packed}" in config["target_parameters"]
+        path = f"{path.removesuffix('.base_layer')}.{packed}"
+        experts = range(len(a) // rank)
+        each = [b[:, e::EXPERTS] @ a[e * rank : (e + 1) * rank] for e in experts]
+        flipped = made.base[path][1:] != each[0].shape
+        found[path] = scale * np.stack([one.T if flipped else one for one in each])
+    return found
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("family", IN_PEFT)
+def test_an_adapter_for_peft_has_the_names_of_the_model_and_the_same_updates(
+    family: str, dtype: str, world: Any
+) -> None:
+    case = world(family, dtype)
+    done = case.export("--json")
+    assert done.rows["base_checked"] is True
+    assert done.rows["files"] == [CONFIG, WEIGHTS]
+    config, tensors = case.config(), case.exported()
+    assert {str(one.dtype) for one in tensors.values()} == {dtype}
+    found = updates_in_peft(config, tensors, case.toy)
+    expected = {
+        name: np.zeros(case.toy.base.get(name, (toy_models.WORDS, HIDDEN)), "float32")
+        for goals in case.toy.goals.values()
+        for name, *_ in goals
+    }
+    for name, index, update in toy_models.deltas(case.toy, case.tensors):
+        expected[name][index] += update
+    assert found.keys() == expected.keys()
+    for name, update in expected.items():
+        np.testing.assert_allclose(found[name], update, atol=1e-6, err_msg=name)
+    known = {"r": RANK, "lora_alpha": ALPHA, "peft_type": "LORA", "bias": "none"}
+    assert known.items() <= config.items()
+
+
+def test_an_adapter_with_the_names_of_peft_is_copied(world: Any) -> None:
+    case = world("llama")
+    case.export()
+    first = (case.out / WEIGHTS).read_bytes()
+    case.adapter, case.out = case.out, case.root / "out-again"
+    case.export()
+    assert (case.out / WEIGHTS).read_bytes() == first
+    names = ("down", "gate", "k", "o", "q", "up", "v")
+    modules = [*(f"{name}_proj" for name in names), "lm_head"]
+    assert case.config()["target_modules"] == sorted(modules)
+
+
+def test_an_adapter_of_tuft_with_each_name_twice_is_written_once(world: Any) -> None:
+    case = world("qwen3_vl")
+    inner = "model.model.language_model.layers"
+    twice = {name.replace("model.model.layers", inner): one for name, one in case.tensors.items()}
+    toy_models.save(case.adapter / WEIGHTS, {**case.tensors, **twice})
+    case.export()
+    assert len(case.exported()) == len(case.tensors)
+    name = next(name for name in twice if inner in name)
+    toy_models.save(case.adapter / WEIGHTS, {**case.tensors, **twice, name: twice[name] + 1})
+    case.out = case.root / "out-again"
+    failure(case.export(code=1), "two different updates of model.language_model.layers.0")
+
+
+def test_without_a_base_model_only_names_that_all_models_have_are_converted(world: Any) -> None:
+    case = world("qwen3")
+    case.rewrite(base_model_name_or_path="Qwen/Qwen3-0.6B")
+    argv = ["checkpoint", "export", str(case.adapter), "--output", str(case.out)]
+    done = invoke(argv)
+    assert done.stdout == f"Exported to {case.out}\n"
+    assert "Warning: The names and shapes are not checked: HF_HUB_OFFLINE is set" in done.stderr
+    assert "--base" in done.stderr.splitlines()[-1]
+    assert case.config()["base_model_name_or_path"] == "Qwen/Qwen3-0.6B"
+    assert "base_model.model.lm_head.lora_A.weight" in case.exported()
+    case = World(case.root / "moe", "qwen3_moe")
+    argv = ["checkpoint", "export", str(case.adapter), "--output", str(case.out)]
+    failure(invoke(argv), r"names are unknown: model\.layers\.\*\.mlp\.experts\.w1", "--base")
+
+
+@pytest.mark.parametrize(
+    ("family", "model_type"),
+    [("deepseek_v3", "deepseek_v3"), ("qwen3_moe", "other_moe"), ("deepseek_v3", "qwen3_moe")],
+)
+def test_experts_that_peft_does_not_load_are_refused(
+    family: str, model_type: str, world: Any
+) -> None:
+    case = world(family)
+    (case.base / "config.json").write_text(
+        json.dumps({**case.toy.config, "model_type": model_type})
+    )
+    done = case.export(code=1)
+    failure(done, "PEFT does not load all experts and dense layers of this type", "--to merged")
+    case.export("--to", "merged")
+
+
+@pytest.mark.parametrize(
+    ("family", "old", "new", "words"),
+    [
+        ("llama", "q_proj", "q_projection", r"it has no: model.layers.\*.self_attn.q_projection"),
+        ("llama", "self_attn.k_proj", "self_attn.w1", r"it has no: .*self_attn.w1.weight"),
+        ("llama", "lora_A", "lora_magnitude_vector", "only one of the two factors of model.layers"),
+        ("llama", "q_proj.lora_A.weight", "q_proj.alpha", "only one of the two factors"),
+        ("llama", ".lora_", ".other_", "no LoRA tensors"),
+        (
+            "qwen3_moe",
+            "experts.w1",
+            "experts.w4",
+            r"names are unknown: model.layers.\*.mlp.experts",
+        ),
+        ("qwen3_moe", "experts.w1", "mlp.w1", r"unknown: .*w1, .*w3"),
+        ("qwen3_5", "in_proj_q", "in_proj_x", r"names are unknown|it has no: .*in_proj_x"),
+    ],
+)
+def test_unknown_names_are_refused_with_a_list(
+    family: str, old: str, new: str, words: str, world: Any
+) -> None:
+    case = world(family)
+    case.rewrite(lambda name: name.replace(old, new))
+    for to in ("peft", "merged"):
+        failure(case.export("--to", to, code=1), words)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"r": None}, "no valid 'r'"),
+        ({"r": 4.0}, "no valid 'r'"),
+        ({"r": 5}, "have the rank 4, but adapter_config.json gives 5"),
+        ({"lora_alpha": 0}, "no valid 'lora_alpha'"),
+        ({"peft_type": "IA3"}, "of the type 'IA3'"),
+        ({"use_dora": True}, "not plain LoRA: use_dora is set"),
+        ({"modules_to_save": ["lm_head"]}, "not plain LoRA: modules_to_save"),
+        ({"alpha_pattern": {"(q|k)+": 3}}, "alpha_pattern .* not supported: '\\(q"),
+    ],
+)
+def test_a_configuration_that_is_not_plain_lora_is_refused(
+    config: dict[str, Any], words: str, world: Any
+) -> None:
+    case = world()
+    case.rewrite(**config)
+    for to in ("peft", "merged"):
+        failure(case.export("--to", to, code=1), words)
+
+
+@pytest.mark.parametrize(
+    "key", ["q_proj", r".*\.q_proj", "self_attn.q_proj", r"^self_attn\.q_proj$"]
+)
+def test_patterns_give_modules_an_own_alpha(key: str, world: Any) -> None:
+    case = world()
+    case.rewrite(alpha_pattern={key: 5 * ALPHA})
+    case.export("--to", "merged")
+    name = "model.layers.1.self_attn.q_proj.weight"
+    once = toy_models.merged(case.toy, case.weights, case.tensors)[name] - case.weights[name]
+    np.testing.assert_allclose(
+        case.exported()[name], case.weights[name] + 5 * once, rtol=0, atol=1e-6
+    )
+    case.out = case.root / "out-peft"
+    case.export()
+    assert case.config()["alpha_pattern"] == {key: 5 * ALPHA}
+
+
+# Merged ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_merged_model_is_the_base_plus_the_updates_rounded_once(
+    family: str, dtype: str, world: Any
+) -> None:
+    case = world(family, dtype)
+    case.export("--to", "merged")
+    found, expected = case.exported(), toy_models.merged(case.toy, case.weights, case.tensors)
+    assert found.keys() == expected.keys()
+    changed = {goal[0] for goals in case.toy.goals.values() for goal in goals}
+    differing = total = 0
+    for name, whole in expected.items():
+        rounded = whole.astype(found[name].dtype)
+        if name not in changed:
+            assert found[name].tobytes() == case.weights[name].tobytes(), name
+        elif dtype == "bfloat16":  # within one step where the sum was computed in another order
+            steps = np.abs(found[name].view("int16") - rounded.view("int16"))
+            assert steps.max() <= 1, name
+            differing += int((steps > 0).sum())
+            total += steps.size
+        else:
+            np.testing.assert_allclose(found[name], whole, rtol=0, atol=1e-6, err_msg=name)
+    assert differing * 1000 <= total
+    assert all((found[name] != case.weights.get(name)).any() for name in changed)
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "qwen3_5_moe", "qwen3_vl_moe", "qwen3_5", "qwen3"])
+def test_an_exported_adapter_merges_to_the_same_model(family: str, world: Any) -> None:
+    case = world(family)
+    case.export()
+    case.adapter, case.out = case.out, case.root / "out-merged"
+    case.export("--to", "merged")
+    found = case.exported()
+    for name, whole in toy_models.merged(case.toy, case.weights, case.tensors).items():
+        np.testing.assert_allclose(found[name], whole, rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_shards_index_and_other_files_are_kept(world: Any) -> None:
+    case = world("qwen3", "bfloat16", 3)
+    (case.base / "tokenizer.json").write_text("{}")
+    (case.base / "README.md").write_text("a description of the base model")
+    done = case.export("--to", "merged", "--json")
+    files = sorted(file.name for file in case.base.iterdir())
+    assert done.rows["files"] == [name for name in files if name != "README.md"]
+    index = json.loads((case.out / "model.safetensors.index.json").read_text())
+    found = {file.name: load(file) for file in case.out.glob("*.safetensors")}
+    assert index["weight_map"] == {key: name for name, keys in found.items() for key in keys}
+    size = sum(one.nbytes for tensors in found.values() for one in tensors.values())
+    assert index["metadata"] == {"total_size": size, "kept": True}
+    assert json.loads((case.out / "config.json").read_text()) == {
+        **case.toy.config, "tie_word_embeddings": False
+    }  # fmt: skip
+    assert (case.out / "tokenizer.json").read_text() == "{}"
+
+
+def test_a_tied_model_whose_output_layer_is_untrained_stays_tied(world: Any) -> None:
+    case = world("qwen3")
+    name = "base_model.model.model.unembed_tokens.lora_B.weight"
+    toy_models.save(
+        case.adapter / WEIGHTS, case.tensors | {name: np.zeros_like(case.tensors[name])}
+    )
+    case.export("--to", "merged")
+    assert "lm_head.weight" not in case.exported()
+    assert (case.out / "config.json").read_bytes() == (case.base / "config.json").read_bytes()
+
+
+def test_updates_of_zeros_change_nothing(world: Any) -> None:
+    case = world("gpt_oss", "bfloat16")
+    zeros = {
+        name: np.zeros_like(one) if ".lora_B" in name else one for name, one in case.tensors.items()
+    }
+    toy_models.save(case.adapter / WEIGHTS, zeros)
+    case.export("--to", "merged")
+    found = case.exported()
+    assert {name: one.tobytes() for name, one in found.items()} == {
+        name: one.tobytes() for name, one in case.weights.items()
+    }
+
+
+def test_large_matrices_are_merged_in_blocks_of_rows(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "_BLOCK", 5 * HIDDEN)
+    case = world("qwen3_5")
+    case.export("--to", "merged")
+    for name, whole in toy_models.merged(case.toy, case.weights, case.tensors).items():
+        np.testing.assert_allclose(case.exported()[name], whole, rtol=0, atol=1e-6, err_msg=name)
+
+
+def quantized(case: World) -> None:
+    config = {**case.toy.config, "quantization_config": {"quant_method": "fp8"}}
+    (case.base / "config.json").write_text(json.dumps(config))
+
+
+def packed(case: World) -> None:
+    blocks = {"model.layers.0.mlp.experts.down_proj_blocks": np.zeros((3, 4), "uint8")}
+    toy_models.save(case.base / "model.safetensors", case.weights | blocks)
+
+
+def integers(case: World) -> None:
+    changed = {name: one.astype("int8") for name, one in case.weights.items()}
+    toy_models.save(case.base / "model.safetensors", changed)
+
+
+def infinite(case: World) -> None:
+    name = "base_model.model.model.layers.0.mlp.up_proj.lora_B.weight"
+    changed = {**case.tensors, name: case.tensors[name] + np.float32("inf")}
+    toy_models.save(case.adapter / WEIGHTS, changed)
+
+
+def too_large(case: World) -> None:
+    halves = {name: one.astype("float16") for name, one in case.weights.items()}
+    toy_models.save(case.base / "model.safetensors", halves)
+    case.rewrite(lora_alpha=1e9)
+
+
+def other_model(case: World) -> None:
+    case.weights["model.layers.0.mlp.up_proj.weight"] = np.zeros((3, 5), "float32")
+    toy_models.save(case.base / "model.safetensors", case.weights)
+
+
+def truncated_base(case: World) -> None:
+    os.truncate(case.base / "model.safetensors", 20_000)
+
+
+def no_weights(case: World) -> None:
+    (case.base / "model.safetensors").rename(case.base / "pytorch_model.bin")
+
+
+def no_embeddings(case: World) -> None:
+    del case.weights["model.embed_tokens.weight"]
+    toy_models.save(case.base / "model.safetensors", case.weights)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (quantized, "is quantised"),
+        (packed, "is quantised"),
+        (integers, "has the type I8"),
+        (infinite, "model.layers.0.mlp.up_proj.weight has values that are not finite"),
+        (too_large, "has values that are not finite"),
+        (other_model, r"shapes differ: .*up_proj.weight \[3, 5\] instead of"),
+        (truncated_base, "model.safetensors is truncated"),
+        (no_weights, "has no model.safetensors"),
+        (no_embeddings, "tensor names of the base model .* not supported"),
+    ],
+)
+def test_a_merge_that_would_be_wrong_is_refused(spoil: Any, words: str, world: Any) -> None:
+    case = world()
+    spoil(case)
+    failure(case.export("--to", "merged", code=1), words)
+
+
+# Files ----------------------------------------------------------------------------------------
+
+
+def missing(case: World) -> None:
+    (case.adapter / WEIGHTS).unlink()
+
+
+def pickled(case: World) -> None:
+    (case.adapter / WEIGHTS).rename(case.adapter / "adapter_model.bin")
+
+
+def empty(case: World) -> None:
+    (case.adapter / WEIGHTS).write_bytes(b"")
+
+
+def web_page(case: World) -> None:
+    (case.adapter / WEIGHTS).write_text("<!DOCTYPE html><title>Sign in</title>")
+
+
+def truncated(case: World) -> None:
+    os.truncate(case.adapter / WEIGHTS, (case.adapter / WEIGHTS).stat().st_size - 1)
+
+
+def linked(case: World) -> None:
+    (case.root / "private.json").write_text("{}")
+    (case.adapter / CONFIG).unlink()
+    (case.adapter / CONFIG).symlink_to(case.root / "private.json")
+
+
+def not_json(case: World) -> None:
+    (case.adapter / CONFIG).write_text("[]")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (missing, "not a PEFT adapter"),
+        (pickled, "a pickle may run any code"),
+        (empty, "is not a safetensors file"),
+        (web_page, "is not a safetensors file"),
+        (truncated, "is truncated"),
+        (linked, "is a symbolic link to another directory"),
+        (not_json, "is not a JSON object"),
+    ],
+)
+def test_an_adapter_that_cannot_be_read_is_refused(spoil: Any, words: str, world: Any) -> None:
+    case = world()
+    spoil(case)
+    failure(case.export(code=1), words)
+
+
+def test_links_of_the_cache_of_the_hub_are_followed_and_others_are_not(world: Any) -> None:
+    case = world()
+    blobs, snapshot = case.root / "models--m" / "blobs", case.root / "models--m" / "snapshots" / "1"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    for number, file in enumerate(case.base.iterdir()):
+        file.rename(blobs / str(number))
+        (snapshot / file.name).symlink_to(f"../../blobs/{number}")
+    case.base = snapshot
+    case.export("--to", "merged")
+    assert not (case.out / "config.json").is_symlink()
+    (case.root / "secret").write_text("{}")
+    (snapshot / "tokenizer.json").symlink_to(case.root / "secret")
+    case.out = case.root / "out-again"
+    argv = ["checkpoint", "export", str(case.adapter), "--to", "merged", "--base", str(snapshot)]
+    done = invoke([*argv, "--output", str(case.out)])
+    failure(done, "tokenizer.json is a symbolic link to another directory")
+    assert not case.out.exists()
+
+
+def test_an_existing_directory_is_not_changed(world: Any) -> None:
+    case = world()
+    case.out.mkdir()
+    case.export()  # an empty one is used
+    before = {file: file.read_bytes() for file in case.out.iterdir()}
+    argv = ["checkpoint", "export", str(case.adapter), "--output", str(case.out)]
+    failure(invoke(argv), f"{case.out} already exists", "another --output")
+    assert {file: file.read_bytes() for file in case.out.iterdir()} == before
+
+
+@pytest.mark.parametrize("to", ["peft", "merged"])
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (OSError(28, "No space left on device"), 1, "cannot write .*: No space left on device"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_nothing_remains_of_an_export_that_fails(
+    to: str, error: BaseException, code: int, words: str, world: Any, monkeypatch: Any
+) -> None:
+    def fail(file: Any, *_: object) -> None:
+        file.write(b"x")
+        raise error
+
+    monkeypatch.setattr("tinkex_hub.tensors.write", fail)
+    done = world().export("--to", to, code=code)
+    if words:
+        failure(done, words)
+
+
+def test_the_space_is_checked_first(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("usage", (), {"free": 10})
+    monkeypatch.setattr("shutil.disk_usage", lambda place: usage)
+    failure(world().export(code=1), "not enough space in ")
+
+
+@pytest.mark.parametrize(
+    ("words", "clause"),
+    [
+        (["nothing-here"], "there is no directory nothing-here"),
+        ([".", "--to", "merged"], "--to merged requires --base"),
+        ([".", "--to", "merged", "--base", "owner/model"], "not a PEFT adapter"),
+        ([".", "--base", "nowhere"], "not a PEFT adapter"),
+    ],
+)
+def test_arguments_that_name_nothing(
+    words: list[str], clause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = invoke(["checkpoint", "export", *words, "--output", "out"])
+    assert clause in done.stderr
+    assert (done.exit_code, done.stdout) == (1, "")

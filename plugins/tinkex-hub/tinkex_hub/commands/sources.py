@@ -1,0 +1,163 @@
+"""Arguments that name an adapter and a base model."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tinkex.commands.arguments import checkpoint_path
+from tinkex.commands.base import ShowOne
+from tinkex.exceptions import APIError, LocalError, TinkexError, Unauthorized, UsageError
+from tinkex.files import user_path
+from tinkex.options import non_empty
+
+if TYPE_CHECKING:
+    from tinkex_hub.base_model import BaseModel
+    from tinkex_hub.lora import Adapter
+
+#: Maximum size of a remote configuration in bytes.
+_MAX_CONFIG = 16 * 1024 * 1024
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Add the argument ``source``: a directory or a checkpoint."""
+    parser.add_argument(
+        "source",
+        metavar="<source>",
+        help="directory of a downloaded checkpoint or of an adapter, or a checkpoint: "
+        "tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @latest",
+    )
+
+
+def directory_of(command: ShowOne, source: str) -> Path | None:
+    """Return the directory that *source* names; ``None`` if it names a checkpoint.
+
+    :raises LocalError: it can only be a directory, and there is none.
+    """
+    from tinkex.api.paths import is_path
+
+    if is_path(source):
+        return None
+    directory = user_path(source)
+    if directory.is_dir():
+        return directory
+    if directory.exists() or not ("@" in source or ":" in source):
+        raise LocalError(
+            f"there is no directory {directory}",
+            hint="Name a directory with adapter_config.json, or a checkpoint: RUN:NAME.",
+        )
+    return None
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Create a private temporary directory for the block; remove it afterwards."""
+    try:
+        directory = tempfile.TemporaryDirectory(prefix="tinkex-hub-")
+    except OSError as error:
+        raise LocalError(
+            f"cannot create a temporary directory: {error.strerror}",
+            hint="Free some space, or set TMPDIR to another directory.",
+        ) from error
+    with directory as name:
+        yield Path(name)
+
+
+def fetched(command: ShowOne, source: str, stack: ExitStack) -> tuple[Path, str | None]:
+    """Return the directory of the adapter *source*, downloaded if necessary, and its base model.
+
+    :param stack: removes a temporary directory at its end.
+    """
+    directory = directory_of(command, source)
+    if directory is not None:
+        return directory, None
+    path = checkpoint_path(command, source)
+    directory = stack.enter_context(scratch()) / "files"
+    command.client.checkpoints.download(path, directory, on_progress=command.show_transfer)
+    return directory, base_model_of(command, path)
+
+
+def base_model_of(command: ShowOne, path: str) -> str | None:
+    """Return the name of the base model of the checkpoint *path*, if the service knows it."""
+    try:
+        return command.client.checkpoints.info(path).base_model
+    except Unauthorized:
+        raise
+    except APIError:
+        return None
+
+
+def open_adapter(directory: Path, stack: ExitStack) -> Adapter:
+    """Open the adapter in *directory* until the end of *stack*.
+
+    :raises UsageError: there is no adapter, or it is not plain LoRA in a safetensors file.
+    :raises LocalError: a file cannot be read, or is malformed.
+    """
+    from tinkex_hub import adapter
+    from tinkex_hub.directories import open_file, read_json
+    from tinkex_hub.lora import CONFIG, WEIGHTS, Adapter
+
+    adapter.check(directory)
+    config = read_json(directory, CONFIG)
+    try:
+        file = stack.enter_context(open_file(directory, WEIGHTS))
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"the weights are not in {WEIGHTS}: a pickle may run any code when it is read",
+            hint="Convert them in the environment that wrote them.",
+        ) from error
+    return Adapter.open(config, file, str(directory / WEIGHTS))
+
+
+def open_remote(command: ShowOne, path: str, stack: ExitStack) -> Adapter:
+    """Open the adapter of the checkpoint *path* on the service until the end of *stack*."""
+    from tinkex_hub.directories import json_object
+    from tinkex_hub.lora import CONFIG, WEIGHTS, Adapter
+
+    files = stack.enter_context(command.client.checkpoints.open_files(path))
+    config = json_object(files.open(CONFIG).read(_MAX_CONFIG), CONFIG)
+    return Adapter.open(config, files.open(WEIGHTS), WEIGHTS)
+
+
+def add_base(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add ``--base``; see :func:`find_base`."""
+    parser.add_argument(
+        "--base",
+        metavar="<model>",
+        type=non_empty,
+        help="base model, whose names and shapes the adapter must fit: its directory, or its name "
+        f"on the Hugging Face Hub (default: {default})",
+    )
+
+
+def find_base(
+    command: ShowOne, given: str | None, named: str | None, token: str | None = None
+) -> BaseModel | None:
+    """Return the base model that ``--base`` names, or else *named*, the adapter's own.
+
+    If the adapter's own is not available, a warning says so.
+
+    :param token: for the Hub.
+    :raises UsageError: the given one is not a directory, and not on the Hub.
+    """
+    from tinkex_hub import base_model, hub_models
+
+    if given is not None:
+        directory = user_path(given)
+        if directory.is_dir() or given.count("/") != 1:
+            return base_model.from_directory(directory)
+        return hub_models.find(given, command.settings.timeout, token)
+    if named is None:
+        command.app.warn("The base model is unknown, so its names and shapes are not checked.")
+        return None
+    try:
+        return hub_models.find(named, command.settings.timeout, token)
+    except TinkexError as error:
+        command.app.warn(f"The names and shapes are not checked: {error}")
+        hint = f"To check them, name the directory of {named} with --base."
+        command.app.warn(hint, prefix="Hint: ")
+        return None

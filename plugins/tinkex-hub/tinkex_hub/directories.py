@@ -1,0 +1,121 @@
+"""Directories of models and adapters: their files are checked before they are read or copied."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tinkex.exceptions import LocalError, TargetExists
+
+#: Maximum size of a configuration or an index in bytes.
+_MAX_JSON = 64 * 1024 * 1024
+#: Directory with the files to which the snapshots in the cache of huggingface_hub link.
+_BLOBS = "blobs"
+
+
+def open_file(directory: Path, name: str) -> BinaryIO:
+    """Open the regular file *name* in *directory*.
+
+    A symbolic link must lead to a file in the same directory or, as in the cache of
+    huggingface_hub, in the ``blobs`` of the same repository: a directory that was cloned or
+    unpacked may contain links to private files.
+
+    :raises FileNotFoundError: it does not exist.
+    :raises LocalError: it cannot be read, is not a regular file, or links to another directory.
+    """
+    path = directory / name
+    try:
+        root, target = directory.resolve(), path.resolve(strict=True)
+        allowed = (root, root.parent.parent / _BLOBS)
+        if not any(target.is_relative_to(place) for place in allowed):
+            raise LocalError(
+                f"{path} is a symbolic link to another directory", hint="Replace it with the file."
+            )
+        # Without O_NONBLOCK, opening a FIFO would wait for its writer.
+        handle = os.open(target, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        file = os.fdopen(handle, "rb")
+    except FileNotFoundError:
+        raise
+    except (OSError, RuntimeError) as error:  # the latter: a loop of links
+        reason = getattr(error, "strerror", None) or "a loop of symbolic links"
+        raise LocalError(f"cannot read {path}: {reason}") from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a device or pipe has no end
+        file.close()
+        raise LocalError(f"{path} is not a regular file")
+    return file
+
+
+def read_json(directory: Path, name: str) -> dict[str, Any]:
+    """Return the JSON object in the file *name* of *directory*.
+
+    :raises FileNotFoundError: it does not exist.
+    :raises LocalError: it cannot be read, or is not a JSON object.
+    """
+    with open_file(directory, name) as file:
+        return json_object(file.read(_MAX_JSON), str(directory / name))
+
+
+def json_object(content: bytes, label: str) -> dict[str, Any]:
+    """Parse *content* as a JSON object.
+
+    :raises LocalError: it is not one.
+    """
+    found = None
+    with suppress(ValueError, RecursionError):
+        found = json.loads(content)
+    if not isinstance(found, dict):
+        raise LocalError(f"{label} is not a JSON object")
+    return found
+
+
+def check_new(target: Path) -> None:
+    """Check that *target* does not exist, or is an empty directory.
+
+    :raises TargetExists: it exists.
+    """
+    try:
+        is_new = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+    except OSError as error:
+        raise LocalError(f"cannot read {target}: {error.strerror}") from error
+    if target.is_symlink() or not is_new:
+        raise TargetExists(f"{target} already exists", hint="Choose another --output.")
+
+
+@contextmanager
+def new_directory(target: Path, needed: int) -> Iterator[Path]:
+    """Yield a temporary directory that becomes *target* when the block ends.
+
+    When the block raises, the temporary directory is removed and *target* does not exist.
+
+    :param needed: size in bytes of what will be written.
+    :raises TargetExists: *target* exists, and is not an empty directory.
+    :raises LocalError: it cannot be created, or the space is not sufficient.
+    """
+    check_new(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(target.parent).free
+        if free < needed:
+            sizes = f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
+            raise LocalError(f"not enough space in {target.parent}: {sizes}")
+        temporary = Path(tempfile.mkdtemp(prefix=".tinkex-export-", dir=target.parent))
+    except OSError as error:
+        raise LocalError(f"cannot write to {target}: {error.strerror}") from error
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        temporary.replace(target)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise LocalError(f"cannot write {target}: {error.strerror}") from error
+        raise

@@ -1,0 +1,1 @@
+"""Training: a run's steps, and saving and loading its weights."""

@@ -1,0 +1,196 @@
+"""Convert text to token ids and back, and count them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tinkex.columns import Structure, plain_text, printable
+from tinkex.commands import arguments
+from tinkex.commands.base import Lister
+from tinkex.commands.run import add_chat_options
+from tinkex.exceptions import UsageError
+
+if TYPE_CHECKING:
+    from tinkex.api import Tokenizer
+    from tinkex.commands.batch_prompts import PromptRow, PromptSource
+
+__all__ = ["CountTokens", "DecodeTokens", "EncodeTokens"]
+
+#: Token ids as a shell or a table has them: numbers separated by blanks or commas.
+_NUMBERS = re.compile(r"\s*\d+(?:[\s,]+\d+)*\s*", re.ASCII)
+
+
+class _TokensLister(Lister):
+    """A list with a row for each prompt of a file; no request is sent."""
+
+    @property
+    def formatter_default(self) -> str:
+        return "plain"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "prompts",
+            metavar="<prompts>",
+            help="text file, which is one prompt, JSONL file or JSON array with a prompt per row, "
+            "or directory with a prompt per file; - is standard input",
+        )
+        parser.add_argument(
+            "--base-model",
+            metavar="<id>",
+            required=True,
+            help="model whose tokenizer is used, or a local directory with its files",
+        )
+        parser.add_argument(
+            "--input-format",
+            choices=("jsonl", "text", "file"),
+            help="input format; text: a prompt per line, file: the whole file is one prompt "
+            "(default: jsonl or file, detected from the content)",
+        )
+
+    def rows(self, parsed_args: argparse.Namespace) -> Iterator[tuple[PromptRow, Tokenizer]]:
+        """Return the checked rows of the prompts, each with the tokenizer."""
+        from tinkex.api import SamplingParams, load_tokenizer
+        from tinkex.commands.batch_prompts import PromptSource
+
+        if parsed_args.prompts == "-":
+            arguments.check_stdin(self, "prompts")
+        prompts = PromptSource(
+            parsed_args.prompts,
+            self.app.stdin,
+            SamplingParams(),
+            1,
+            parsed_args.input_format,
+            otherwise="file",
+            chat=getattr(parsed_args, "chat", False),
+            system=getattr(parsed_args, "system", None),
+        )
+        try:
+            tokenizer = load_tokenizer(parsed_args.base_model)
+        except BaseException:
+            prompts.close()
+            raise
+        return _closing(prompts, tokenizer)
+
+
+def _closing(prompts: PromptSource, tokenizer: Tokenizer) -> Iterator[tuple[PromptRow, Tokenizer]]:
+    try:
+        for row in prompts:
+            yield row, tokenizer
+    finally:
+        prompts.close()
+
+
+def _encoded(row: PromptRow, tokenizer: Tokenizer) -> Sequence[int]:
+    """Return the token ids of *row*.
+
+    :raises UsageError: its messages are not valid for the chat template.
+    """
+    from tinkex.api.sampling.client import encode_prompt
+
+    try:
+        return encode_prompt(tokenizer, row.prompt)
+    except UsageError as error:
+        raise UsageError(f"{row.where}: {error}", hint=error.hint) from error
+
+
+class EncodeTokens(_TokensLister):
+    """Print the token ids of prompts."""
+
+    notes = (
+        "The ids are those that 'run' and 'run batch' send for the same prompts: 'run' reads the "
+        "plain output with --prompt-file, and 'run batch' reads the JSON output."
+    )
+    column_names = ("id", "token_count", "tokens")
+    examples = (
+        "tinkex tokens encode prompt.txt --base-model Qwen/Qwen3-8B > ids.json",
+        "tinkex tokens encode in.jsonl --base-model Qwen/Qwen3-8B -f json > ids.json",
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
+        add_chat_options(parser)
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        def encoded() -> Iterator[tuple[Any, ...]]:
+            for row, tokenizer in rows:
+                tokens = list(_encoded(row, tokenizer))
+                yield row.id, len(tokens), Structure(tokens)
+
+        rows = self.rows(parsed_args)
+        return self.column_names, encoded()
+
+    def plain_row(self, record: Mapping[str, Any]) -> str:
+        return plain_text(record["tokens"])
+
+
+class DecodeTokens(_TokensLister):
+    """Print the text of token ids."""
+
+    notes = (
+        "Token ids are a JSON array, JSONL rows with 'tokens', or numbers separated by blanks or "
+        "commas. Special tokens are included."
+    )
+    column_names = ("id", "text")
+    examples = (
+        "tinkex tokens decode ids.json --base-model Qwen/Qwen3-8B",
+        "echo 9707 11 1879 | tinkex tokens decode - --base-model Qwen/Qwen3-8B",
+    )
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        def decoded() -> Iterator[tuple[Any, ...]]:
+            for row, tokenizer in rows:
+                yield row.id, tokenizer.decode(_token_ids(row), strip_end=False)
+
+        self._on_terminal = self.app.stdout.isatty()
+        rows = self.rows(parsed_args)
+        return self.column_names, decoded()
+
+    def plain_row(self, record: Mapping[str, Any]) -> str:
+        text: str = record["text"]
+        return printable(text, keep="\n\t") if self._on_terminal else text
+
+
+def _token_ids(row: PromptRow) -> list[int]:
+    from tinkex.api.sampling.types import why_not_token_ids
+    from tinkex.commands.inputs import prompt_in
+
+    tokens = prompt_in(row.prompt) if isinstance(row.prompt, str) else row.prompt
+    if isinstance(tokens, str) and _NUMBERS.fullmatch(tokens):
+        # Python refuses thousands of digits; ten are out of range already.
+        tokens = [int(number[:12]) for number in re.findall(r"\d+", tokens)]
+    if why := why_not_token_ids(tokens):
+        raise UsageError(
+            f"{row.where}: not token ids: {why}", hint="For ids on each line: --input-format text."
+        )
+    return list(tokens)
+
+
+class CountTokens(_TokensLister):
+    """Count the tokens of prompts."""
+
+    column_names = ("id", "token_count")
+    plain_columns = ("token_count", "id")
+    examples = (
+        "tinkex tokens count prompt.txt --base-model Qwen/Qwen3-8B",
+        "tinkex tokens count in.jsonl --chat --base-model Qwen/Qwen3-8B",
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
+        add_chat_options(parser)
+
+    def take_action(self, parsed_args: argparse.Namespace) -> Any:
+        def counted() -> Iterator[tuple[Any, ...]]:
+            prompts = total = 0
+            for row, tokenizer in rows:
+                count = len(_encoded(row, tokenizer))
+                prompts, total = prompts + 1, total + count
+                yield row.id, count
+            if prompts > 1:
+                self.status(f"{total} tokens in {prompts} prompts.")
+
+        rows = self.rows(parsed_args)
+        return self.column_names, counted()
