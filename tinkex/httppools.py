@@ -62,7 +62,7 @@ def suspension_error(url: str, end: float) -> TinkexError | None:
     The process was suspended meanwhile (Ctrl-Z). With this error, tinkex does not count that time,
     and sends the request again if it may be repeated.
 
-    :param end: when the time limit ended, by :func:`time.monotonic`.
+    :param end: when the time limit ended, by ``time.monotonic()``.
     """
     late = time.monotonic() - end
     return suspended(host_of(url), late) if late > LATE else None
