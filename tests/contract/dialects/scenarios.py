@@ -58,7 +58,9 @@ OFFLINE = {
     **dict.fromkeys(("plugin list", "plugin show"), "reads entry points"),
     **dict.fromkeys(("local info", "local model list", "checkpoint verify"), "reads files"),
     **dict.fromkeys(("note list", "note show"), "reads files"),
-    **dict.fromkeys(("local model add", "note add", "plugin new"), "writes files"),
+    **dict.fromkeys(
+        ("local model add", "local checkpoint add", "note add", "plugin new"), "writes files"
+    ),
     **dict.fromkeys(("local model remove", "local reset"), "removes files"),
     "auth logout": "forgets stored keys; asks the service only for keys of old logins",
     "auth switch": "chooses among the stored keys",
