@@ -65,7 +65,10 @@ class SftTrain(ShowOne):
         _add_data_options(parser)
         _add_training_options(parser)
         parser.add_argument(
-            "--output", metavar="<dir>", help="directory for the metrics and checkpoints of the run"
+            "-o",
+            "--output",
+            metavar="<dir>",
+            help="directory for the metrics and checkpoints of the run",
         )
         parser.add_argument("--resume", action="store_true", help="resume an interrupted run")
         parser.add_argument(
