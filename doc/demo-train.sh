@@ -55,6 +55,11 @@ say "tinkex run --base-model $model --prompt $prompt $sampling"
 say "tinkex train sft licence.jsonl --base-model $model --epochs 10 --batch-size 8 --learning-rate 3e-3 --name licence --output training"
 say 'checkpoint=$(tinkex checkpoint list -f value -c tinker_path | grep sampler_weights/licence)'
 say "tinkex run --model-path \"\$checkpoint\" --prompt $prompt $sampling"
+say "tinkex score licence.jsonl --base-model $model --model-path \"\$checkpoint\" -f table -c model,nll,best"
+say "echo 'What may I add?' | tinkex chat \"\$checkpoint\" $sampling"
+say "echo $prompt > prompts.txt"
+say "tinkex compare prompts.txt --base-model $model --model-path \"\$checkpoint\" $sampling --html compared.html"
+grep -q '</mark>' compared.html || { echo "no text differs in the comparison" >&2; exit 1; }
 say 'tinkex checkpoint download "$checkpoint" --output adapter'
 # The most likely tokens do not depend on random numbers, so that both programs write the same.
 say "tinkex run --model-path \"\$checkpoint\" --prompt $prompt --max-tokens 40 --temperature 0 | tee sampled.txt"

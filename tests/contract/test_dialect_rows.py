@@ -21,16 +21,18 @@ from tests.contract.dialects.wire import listening
 from tests.weights import weights
 from tinkex import exceptions
 from tinkex.api import (
+    AdamParams,
     AdapterMismatch,
+    Datum,
     SamplingParams,
     ServiceClient,
-    TrainingClient,
 )
 from tinkex.api.http.transport import Request
 from tinkex.settings import Settings
 from tinkex.testing import invoke
 
 PAGE = Path(__file__).resolve().parents[2] / "doc" / "source" / "explanation" / "dialects.rst"
+DATUM = Datum([1, 2], {"target_tokens": [2, 3], "weights": [0.0, 1.0]})
 ALL = (Official, SkyRL, SkyRLMain, TuFT)
 Connect = Callable[..., ServiceClient]
 
@@ -261,9 +263,24 @@ def test_path_of_a_sampler(server, connect):
     assert str(sampling.model_path) == server.sampling
 
 
-def test_training_metrics():
-    # Nothing to put right as long as tinkex makes no training steps.
-    assert not hasattr(TrainingClient, "forward_backward")
+def test_training_data(server, connect):
+    training = connect(server).create_lora_training_client(MODEL)
+    for _ in range(2):
+        training.forward_backward([DATUM]).result()
+
+    json, protobuf = "application/json", "application/x-protobuf"
+    sent = [s.headers["content-type"] for s in server.requests("POST", "forward_backward")]
+    assert sent == ([protobuf, json, json] if type(server) is SkyRL else [protobuf, protobuf])
+
+
+def test_training_metrics(server, connect):
+    training = connect(server).create_lora_training_client(MODEL)
+
+    loss, step = training.forward_backward([DATUM]), training.optim_step(AdamParams(1e-3))
+
+    assert loss.result().outputs == [{"logprobs": [-1.5, -1.5]}]
+    assert loss.result().metrics == server.loss_metrics
+    assert step.result() == {}
 
 
 def test_key_check(connect):

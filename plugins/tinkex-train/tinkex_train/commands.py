@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex.commands.arguments import checkpoint_path
 from tinkex.commands.base import ShowOne
-from tinkex.exceptions import Terminated, TinkexError, TokenizerError, UsageError
+from tinkex.exceptions import TinkexError, TokenizerError, UsageError
 from tinkex.options import integer, non_empty, number
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class SftTrain(ShowOne):
     )
     examples = (
         "tinkex train sft data.jsonl --base-model Qwen/Qwen3-8B --dry-run",
-        "tinkex train sft data.jsonl --base-model Qwen/Qwen3-8B --output runs/first",
-        "tinkex train sft data.jsonl --base-model Qwen/Qwen3-8B --output runs/first --resume",
+        "tinkex train sft data.jsonl --base-model Qwen/Qwen3-8B -o runs/first",
+        "tinkex train sft data.jsonl --base-model Qwen/Qwen3-8B -o runs/first --resume",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -65,7 +65,9 @@ class SftTrain(ShowOne):
         _add_data_options(parser)
         _add_training_options(parser)
         parser.add_argument(
-            "--output", metavar="<dir>", help="directory for the metrics and checkpoints of the run"
+            *("-o", "--output"),
+            metavar="<dir>",
+            help="directory for the metrics and checkpoints of the run",
         )
         parser.add_argument("--resume", action="store_true", help="resume an interrupted run")
         parser.add_argument(
@@ -227,7 +229,7 @@ class SftTrain(ShowOne):
         )
         try:
             summary = trainer.run()
-        except (TinkexError, KeyboardInterrupt, Terminated):
+        except (TinkexError, KeyboardInterrupt, SystemExit):
             if log.last_checkpoint():
                 self.status("To resume:")
                 self.status(f"  {self.resume_command()}")

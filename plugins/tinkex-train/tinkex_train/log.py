@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from tinkex.columns import json_text
 from tinkex.exceptions import LocalError, UsageError
 from tinkex.files import locked, replacing, user_path
 
@@ -115,7 +114,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             self._stack.enter_context(locked(self.path / METRICS))
             with replacing(self.path / CONFIG) as file:
-                file.write((json_text(dict(config), indent=2) + "\n").encode())
+                file.write((json.dumps(config, indent=2) + "\n").encode())
             self._drop_metrics(step)
         except OSError as error:
             raise self._not_written(error) from error

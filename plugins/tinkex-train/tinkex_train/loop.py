@@ -23,7 +23,6 @@ from tinkex.exceptions import (
     InvalidResponse,
     LocalError,
     OperationFailed,
-    Terminated,
     TinkexError,
     Unreachable,
 )
@@ -138,7 +137,7 @@ class Trainer:
         try:
             self._train()
             self._save(self._plan.name, is_final=True)
-        except (KeyboardInterrupt, Terminated, LocalError):
+        except (KeyboardInterrupt, SystemExit, LocalError):
             self._save_interrupted()
             raise
         finally:

@@ -92,7 +92,7 @@ def test_checkpoint_save_create_and_new_lead_to_the_command_that_saves(verb):
         ("checkpoint list 5", "Did you mean --limit 5?"),
         ("cost", "tinkex billing usage"),
         ("serve", "tinkex local serve"),
-        ("train", "Training needs the official SDK"),
+        ("train", "'tinkex train sft' fine-tunes a model"),
         ("plugin install x", "pip install NAME"),
         ("upgrade", "pip install --upgrade tinkex"),
     ],
