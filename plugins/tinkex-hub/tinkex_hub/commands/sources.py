@@ -29,7 +29,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         "source",
         metavar="<source>",
         help="directory of a downloaded checkpoint or of an adapter, or a checkpoint: "
-        "tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @latest",
+        "tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest, @latest or @ALIAS",
     )
 
 
