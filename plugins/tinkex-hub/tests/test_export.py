@@ -115,6 +115,8 @@ def test_without_a_base_model_only_names_that_all_models_have_are_converted(worl
     case = World(case.root / "moe", "qwen3_moe")
     argv = ["checkpoint", "export", str(case.adapter), "--output", str(case.out)]
     failure(invoke(argv), r"names are unknown: model\.layers\.\*\.mlp\.experts\.w1", "--base")
+    case.rewrite(lambda name: name.replace("experts.w", "experts.0.projection"))
+    failure(invoke(argv), r"unknown: model\.layers\.\*\.mlp\.experts\.\*\.projection", "--base")
 
 
 @pytest.mark.parametrize(
@@ -131,6 +133,55 @@ def test_experts_that_peft_does_not_load_are_refused(
     done = case.export(code=1)
     failure(done, "PEFT does not load all experts and dense layers of this type", "--to merged")
     case.export("--to", "merged")
+
+
+@pytest.mark.parametrize(
+    ("family", "model_type"), [("qwen3_moe", "qwen3_5_moe"), ("qwen3_moe", "other_moe")]
+)
+def test_separate_experts_are_refused_where_peft_loads_them_fused(
+    family: str, model_type: str, world: Any
+) -> None:
+    case = world(family)
+    case.export()
+    case.adapter, case.out = case.out, case.root / "out-again"
+    (case.base / "config.json").write_text(
+        json.dumps({**case.toy.config, "model_type": model_type})
+    )
+    failure(case.export(code=1), "PEFT does not load all experts and dense layers", "--to merged")
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "qwen3_5"])
+def test_the_scale_of_rslora_is_kept_in_wider_updates(family: str, world: Any) -> None:
+    case = world(family)
+    case.rewrite(use_rslora=True)
+    case.export()
+    config = case.config()
+    for key, rank in config["rank_pattern"].items():
+        scale = config["alpha_pattern"][key] / rank**0.5
+        assert scale == pytest.approx(ALPHA / RANK**0.5)
+    assert config["use_rslora"] is True
+
+
+@pytest.mark.parametrize(
+    ("family", "key"),
+    [("llama", "unembed_tokens"), ("gpt_oss", "experts.w1"), ("qwen3_5", "in_proj_k")],
+)
+def test_patterns_that_name_no_module_of_peft_are_refused(
+    family: str, key: str, world: Any
+) -> None:
+    case = world(family)
+    case.rewrite(alpha_pattern={key: 2 * ALPHA})
+    words = "cannot have under its name in PEFT|names are unknown"
+    failure(case.export(code=1), words)
+    if family == "llama":
+        case.export("--to", "merged")
+
+
+def test_an_update_of_the_embeddings_is_refused(world: Any) -> None:
+    case = world("qwen3")
+    case.rewrite(lambda name: name.replace("model.unembed_tokens", "model.embed_tokens"))
+    for to in ("peft", "merged"):
+        failure(case.export("--to", to, code=1), "names are unknown: model.embed_tokens")
 
 
 @pytest.mark.parametrize(

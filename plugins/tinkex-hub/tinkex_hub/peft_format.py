@@ -9,6 +9,7 @@ rank * experts) with the expert as the fastest index. Values are copied, not com
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ def write(adapter: Adapter, places: list[Place], base_model: str | None, directo
             hint="Merge the adapter into the base model: --to merged.",
         )
     _check_experts(places)
+    _check_patterns(adapter, places)
     found = {f"{PREFIX}{name}": one for p in places for name, one in _tensors(adapter, p)}
     data = (block for one in found.values() for block in one.data())
     with (directory / WEIGHTS).open("xb") as file:
@@ -65,16 +67,43 @@ def _check_experts(places: list[Place]) -> None:
     :raises UsageError: it does not, or that is unknown.
     """
     ways = {place.loaded for place in places if isinstance(place, Experts)}
+    single = {place.loaded for place in places if isinstance(place, Linear)} - {None}
     # PEFT takes modules with the names of separate experts for experts.
-    dense = any(
-        isinstance(place, Linear) and place.path.endswith(tuple(PROJECTIONS.values()))
+    has_dense = any(
+        isinstance(place, Linear)
+        and place.loaded is None
+        and place.path.endswith(tuple(PROJECTIONS.values()))
         for place in places
     )
-    if "" in ways or ("separate" in ways and dense):
+    is_wrong = "" in ways | single or "fused" in single
+    if is_wrong or ("separate" in ways | single and has_dense):
         raise UsageError(
             "PEFT does not load all experts and dense layers of this type of model",
             hint="Merge the adapter into the base model: --to merged.",
         )
+
+
+def _check_patterns(adapter: Adapter, places: list[Place]) -> None:
+    """Check that the configuration gives the same ranks and scales with the new names.
+
+    :raises UsageError: it does not.
+    """
+    for place in places:
+        pairs: list[tuple[str, Lora]] = []
+        if isinstance(place, Linear):
+            pairs = [(place.path, place.lora)]
+        elif isinstance(place, Experts):
+            # Patterns name the projections of separate experts, and of the parameters.
+            pairs = [(f"{place.path}.{name}", lora) for name, lora in place.loras.items()]
+        elif isinstance(place, Fused):
+            pairs = [(place.path, part) for part in place.parts]
+        for path, lora in pairs:
+            if adapter.settings_of(path) != (lora.rank, lora.scale):
+                raise UsageError(
+                    f"rank_pattern or alpha_pattern gives {lora.module} a rank or scale that it "
+                    "cannot have under its name in PEFT",
+                    hint="Merge the adapter into the base model: --to merged.",
+                )
 
 
 def size_of(adapter: Adapter, places: list[Place]) -> int:
@@ -254,11 +283,10 @@ def _config(adapter: Adapter, places: list[Place], base_model: str | None) -> di
 
 
 def _widen(config: dict[str, Any], key: str, factor: int) -> None:
-    """Multiply rank and alpha of the modules *key* by *factor*, so that their scale is the same."""
-    if config["use_rslora"]:
-        raise UsageError("the adapter uses rsLoRA, which is not supported for parts of a matrix")
+    """Multiply the rank of the modules *key* by *factor*, and keep their scale."""
     config["rank_pattern"][key] = factor * config["r"]
-    config["alpha_pattern"][key] = factor * config["lora_alpha"]
+    factor_of_alpha = math.sqrt(factor) if config["use_rslora"] else factor
+    config["alpha_pattern"][key] = factor_of_alpha * config["lora_alpha"]
 
 
 def _modules(place: Place) -> Iterator[str]:

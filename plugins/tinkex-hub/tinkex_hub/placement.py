@@ -41,6 +41,11 @@ _LOADED = {
 #: Base models whose square experts have the shape (experts, inputs, outputs). If the shapes are
 #: not square, they show it.
 _INPUTS_FIRST = ("gpt_oss", "qwen3_vl_moe")
+#: Modules whose names are the same in all supported models.
+_COMMON = {
+    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"),
+}
+_ONE_EXPERT = re.compile(r".+\.experts\.\d+\.\w+")
 _SHOWN = 6
 
 
@@ -49,10 +54,12 @@ class Linear:
     """An ordinary module with a matrix.
 
     :ivar path: its path in the base model.
+    :ivar loaded: for a module of one expert, as in :class:`Experts`; ``None`` for others.
     """
 
     path: str
     lora: Lora
+    loaded: str | None = None
 
 
 @dataclass(frozen=True)
@@ -155,15 +162,23 @@ class _Placing:
                 self._add(self._packed(path, lora), module)
             elif last in _PART_OF and self._base:
                 parts[path.removesuffix(last) + _PART_OF[last]][last] = lora
-            elif match or last in _PART_OF or lora.experts:
+            elif match or last in _PART_OF or lora.experts or not self._may_be_linear(path):
                 self._unknown.append(module)
             else:
-                self._add(Linear(path, lora), module)
+                loaded = _LOADED.get(self._type, "") if _ONE_EXPERT.fullmatch(path) else None
+                self._add(Linear(path, lora, loaded), module)
         for path, found in parts.items():
             self._add_fused(path, found)
         for path, found in experts.items():
             self._add_experts(path, found)
         return list(self._places.values()), self._unknown
+
+    def _may_be_linear(self, path: str) -> bool:
+        """Return whether *path* can be an ordinary module; the embeddings have another form."""
+        last = path.rpartition(".")[2]
+        if self._base is None:
+            return last in _COMMON and not _ONE_EXPERT.fullmatch(path)
+        return last != "embed_tokens"
 
     def _path(self, module: str) -> str:
         """Return the path of *module* in the base model, without a change of its last part."""
