@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tinkex.exceptions import PluginError, SettingsError, TinkexError, UsageError
+from tinkex.exceptions import APIError, PluginError, SettingsError, TinkexError, UsageError
 from tinkex_hub import base_model
 from tinkex_hub.base_model import BaseModel
 from tinkex_hub.directories import read_json
@@ -79,4 +79,6 @@ def _errors(name: str, endpoint: str) -> Iterator[None]:
         ours = translate(error, urlsplit(endpoint).netloc or endpoint, name)
         if ours is None:
             raise
+        if isinstance(ours, APIError) and ours.category != "server":
+            ours.hint = "Check the name; for a private or gated model, use 'hf auth login'."
         raise ours from error
