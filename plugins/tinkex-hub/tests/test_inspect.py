@@ -13,7 +13,6 @@ import pytest
 from tests import toy_models
 from tests.toy_models import ALPHA, FAMILIES, RANK, toy
 from tinkex.api import ServiceClient
-from tinkex.settings import resolve
 from tinkex.testing import Invocation, invoke, local_service
 from tinkex_hub import norms
 
@@ -145,7 +144,7 @@ def saved(tmp_path: Path) -> Iterator[list[str]]:
     pytest.importorskip("tinkex_local")
     with (
         local_service(tmp_path / "home"),
-        ServiceClient(resolve()) as client,
+        ServiceClient() as client,
         client.create_lora_training_client(MODEL, rank=4, seed=1) as training,
     ):
         yield [training.save_weights_for_sampler("one").path, training.save_state("two").path]

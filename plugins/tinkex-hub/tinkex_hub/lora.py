@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from tinkex.exceptions import UsageError, a_few
+from tinkex.exceptions import UsageError
 from tinkex_hub.tensors import FLOATS, TensorFile, TensorInfo
 
 CONFIG = "adapter_config.json"
@@ -136,7 +136,7 @@ class Adapter:
                 names[match[1]][match[2]] = name
         alone = [module for module, found in names.items() if len(found) != 2]
         if alone:
-            raise UsageError(f"the adapter has only one of the two factors of {a_few(alone)}")
+            raise UsageError(f"the adapter has only one of the two factors of {shortened(alone)}")
         pairs = ((module, (found["A"], found["B"])) for module, found in names.items())
         return {module: self._lora(module, found) for module, found in pairs}, others
 
@@ -185,3 +185,9 @@ def _positive(config: Mapping[str, Any], key: str, *, whole: bool = False) -> An
     if type(value) not in ((int,) if whole else (int, float)) or not 0 < value < math.inf:
         raise UsageError(f"{CONFIG} has no valid {key!r}")
     return value
+
+
+def shortened(names: Sequence[str], most: int = 6) -> str:
+    """Join the first *names* for a message, with the number of the others."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -13,9 +13,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from tinkex.exceptions import UsageError, a_few
+from tinkex.exceptions import UsageError
 from tinkex_hub.base_model import BaseModel
-from tinkex_hub.lora import PACKED, Adapter, Lora
+from tinkex_hub.lora import PACKED, Adapter, Lora, shortened
 
 #: Paths of the output layer.
 _OUTPUT = re.compile(r"(?:language_model\.|model\.)?(?:unembed_tokens|lm_head)")
@@ -46,7 +46,6 @@ _COMMON = {
     *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"),
 }
 _ONE_EXPERT = re.compile(r".+\.experts\.\d+\.\w+")
-_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def place(adapter: Adapter, base: BaseModel | None) -> list[Place]:
     unknown += adapter.others
     if unknown:
         raise UsageError(
-            f"the adapter has tensors whose names are unknown: {a_few(_starred(unknown), _SHOWN)}",
+            f"the adapter has tensors whose names are unknown: {shortened(_starred(unknown))}",
             hint="Check that --base is the model that the adapter was trained for."
             if base
             else "Name the base model with --base: the names depend on it.",
@@ -312,9 +311,9 @@ def _check(places: list[Place], base: BaseModel) -> None:
             if info is None and not is_packed:
                 missing.append(name)
     if missing or wrong:
-        what = f"does not fit the adapter: {a_few(_starred(wrong), _SHOWN)}"
+        what = f"does not fit the adapter: {shortened(_starred(wrong))}"
         if missing:
-            what = f"lacks weights that the adapter changes: {a_few(_starred(missing), _SHOWN)}"
+            what = f"lacks weights that the adapter changes: {shortened(_starred(missing))}"
         raise UsageError(
             f"the base model {base.name} {what}",
             hint="Check that --base is the model that the adapter was trained for.",
