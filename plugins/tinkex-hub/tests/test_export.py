@@ -77,6 +77,19 @@ def test_an_adapter_for_peft_has_the_names_of_the_model_and_the_same_updates(
     assert known.items() <= config.items()
 
 
+def test_an_adapter_is_converted_for_a_quantised_base_model(world: Any) -> None:
+    case = world("gpt_oss")
+    case.export()
+    expected = (case.out / WEIGHTS).read_bytes()
+    packed = {
+        f"{name}_blocks" if "experts" in name else name: one for name, one in case.weights.items()
+    }
+    toy_models.save(case.base / "model.safetensors", packed)
+    case.out = case.root / "out-again"
+    case.export()
+    assert (case.out / WEIGHTS).read_bytes() == expected
+
+
 def test_an_adapter_with_the_names_of_peft_is_copied(world: Any) -> None:
     case = world("llama")
     case.export()

@@ -164,6 +164,11 @@ def no_weights(case: World) -> None:
     (case.base / "model.safetensors").rename(case.base / "pytorch_model.bin")
 
 
+def pipe(case: World) -> None:
+    (case.base / "model.safetensors").unlink()
+    os.mkfifo(case.base / "model.safetensors")
+
+
 def no_embeddings(case: World) -> None:
     del case.weights["model.embed_tokens.weight"]
     toy_models.save(case.base / "model.safetensors", case.weights)
@@ -180,6 +185,7 @@ def no_embeddings(case: World) -> None:
         (other_model, r"up_proj.weight has the shape \[3, 5\], its update"),
         (truncated_base, "model.safetensors is truncated"),
         (no_weights, "has no model.safetensors"),
+        (pipe, "model.safetensors is not a regular file"),
         (no_embeddings, "tensor names of the base model .* not supported"),
     ],
 )

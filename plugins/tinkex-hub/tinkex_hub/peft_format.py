@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,11 +131,7 @@ def _tensors(adapter: Adapter, place: Place) -> Iterator[tuple[str, _Tensor]]:
 
 def _copied(adapter: Adapter, lora: Lora, path: str) -> Iterator[tuple[str, _Tensor]]:
     for side, name, info in zip("AB", lora.names, (lora.a, lora.b), strict=True):
-        yield f"{path}.lora_{side}.weight", _Tensor(info, _chunks(adapter, name))
-
-
-def _chunks(adapter: Adapter, name: str) -> Callable[[], Iterator[bytes]]:
-    return lambda: adapter.weights.chunks(name)
+        yield f"{path}.lora_{side}.weight", _Tensor(info, partial(adapter.weights.chunks, name))
 
 
 def _computed(info: TensorInfo, compute: Callable[[], Array]) -> _Tensor:
@@ -174,8 +171,8 @@ def _fused(adapter: Adapter, place: Fused) -> Iterator[tuple[str, _Tensor]]:
 
 
 def _separate(adapter: Adapter, place: Experts) -> Iterator[tuple[str, _Tensor]]:
-    def item(name: str, index: int) -> Callable[[], Iterator[bytes]]:
-        return lambda: iter([adapter.weights.array(name, index, index + 1).tobytes()])
+    def item(name: str, index: int) -> Iterator[bytes]:
+        yield adapter.weights.array(name, index, index + 1).tobytes()
 
     for expert in range(place.count):
         for projection, lora in place.loras.items():
@@ -184,7 +181,7 @@ def _separate(adapter: Adapter, place: Experts) -> Iterator[tuple[str, _Tensor]]
                 index = expert if info.shape[0] > 1 else 0  # 1: common to all experts
                 yield (
                     f"{place.path}.{expert}.{projection}.lora_{side}.weight",
-                    _Tensor(new, item(name, index)),
+                    _Tensor(new, partial(item, name, index)),
                 )
 
 
@@ -214,13 +211,9 @@ def _packed(adapter: Adapter, place: Experts) -> Iterator[tuple[str, _Tensor]]:
         rank, inputs, outputs = shapes[name]
         lora = gate if name == "gate_up_proj" else down
         a = TensorInfo.new(lora.a.dtype, count * rank, inputs)
-        yield f"{place.path}{suffix}.lora_A.weight", _computed(a, _bound(firsts, name))
+        yield f"{place.path}{suffix}.lora_A.weight", _computed(a, partial(firsts, name))
         b = TensorInfo.new(lora.b.dtype, outputs, rank * count)
-        yield f"{place.path}{suffix}.lora_B.weight", _computed(b, _bound(seconds, name))
-
-
-def _bound(function: Callable[[str], Array], name: str) -> Callable[[], Array]:
-    return lambda: function(name)
+        yield f"{place.path}{suffix}.lora_B.weight", _computed(b, partial(seconds, name))
 
 
 def _each(adapter: Adapter, name: str, count: int) -> Array:
