@@ -60,7 +60,7 @@ class Chat(Command):
     examples = (
         "tinkex chat run-123:final --system 'Answer briefly.'",
         "tinkex chat --base-model Qwen/Qwen3-8B --log talks.jsonl",
-        "printf '%s\\n' 'Who are you?' /retry | tinkex chat @latest --json | jq -r .content",
+        "echo 'Who are you?' | tinkex chat @latest --json | jq -r .content",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -79,7 +79,7 @@ class Chat(Command):
             "--log",
             metavar="<path>",
             help="file to append the conversations to, as JSON lines with messages, which "
-            "'run batch' and 'score' read",
+            "'run batch', 'score' and 'train sft' read",
         )
         add_formats(parser, ("json",), "output format; one line of JSON for each answer")
         add_sampling_options(parser, single=True)
