@@ -17,6 +17,7 @@ from frame import (
     server,
     verdicts,
 )
+from server import OF_RUN
 
 LONG = 10_000
 VERY_LONG = 100_000
@@ -62,7 +63,8 @@ LONGEST = (
 
 TEXT = """\
 All with `--limit 0`, the official program with `-f json`. Both ask for pages of 1,000 checkpoints
-or 100 runs; deletions name their paths on the command line and change nothing on the server.
+or 100 runs. Deletions name their paths on the command line, 100 of each run, and change nothing on
+the server; ours read the list of each run first, to warn of shared names.
 Ours are over the default HTTP pool unless they name another. {rounds} rounds, {few} of the lists of
 100,000. The server answers in some 2 ms a page, so this is what the clients themselves cost.
 """
@@ -91,7 +93,10 @@ def _measure(context: Context, home: str, rounds: int) -> Samples:
         few, many = environment(home, short, **DEFAULT), environment(home, long, **DEFAULT)
         ours, official = str(context.tinkex), str(context.tinker)
         listed, listed_official = _lists(context)
-        paths = [f"tinker://run-{n}:train:0/sampler_weights/final" for n in range(DELETED)]
+        paths = [
+            f"tinker://run-{n // OF_RUN}:train:0/sampler_weights/{n % OF_RUN:04}"
+            for n in range(DELETED)
+        ]
         return measure(
             [
                 Command(OURS_20, listed, few),

@@ -2,7 +2,8 @@
 
 Prints its address and serves until it is terminated. The answers are those of the protocol for an
 account with ``--count`` runs of one checkpoint each (20 by default); lists are encoded once, before
-the first request. Any run has its checkpoint; deletions are accepted and change nothing.
+the first request. The list of a single run has :data:`OF_RUN` checkpoints; deletions are accepted
+and change nothing.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ from urllib.parse import parse_qs
 from answers import BASE_MODEL, SESSION
 
 TIME = "2026-01-01T00:00:00Z"
+#: Number of checkpoints of a run, with the names 0000, 0001, …
+OF_RUN = 100
 
 
-def checkpoint(number: int) -> dict[str, Any]:
+def checkpoint(number: int, name: str = "final") -> dict[str, Any]:
     """Return the record of one checkpoint."""
     return {
-        "checkpoint_id": "sampler_weights/final",
+        "checkpoint_id": f"sampler_weights/{name}",
         "checkpoint_type": "sampler",
         "time": TIME,
-        "tinker_path": f"tinker://run-{number}:train:0/sampler_weights/final",
+        "tinker_path": f"tinker://run-{number}:train:0/sampler_weights/{name}",
         "size_bytes": 123456789,
         "public": False,
         "expires_at": None,
@@ -93,7 +96,8 @@ class Handler(BaseHTTPRequestHandler):
         elif self.command == "DELETE":
             body = b"{}"
         elif of_run := _OF_RUN.fullmatch(path):  # read before a deletion
-            body = b'{"checkpoints": [%s]}' % json.dumps(checkpoint(int(of_run[1]))).encode()
+            rows = [checkpoint(int(of_run[1]), f"{n:04}") for n in range(OF_RUN)]
+            body = json.dumps({"checkpoints": rows}).encode()
         else:
             body = BODIES.get(path)
         self.send_response(404 if body is None else 200)

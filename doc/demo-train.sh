@@ -29,10 +29,11 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, logging
 
 logging.disable_progress_bar()
-base, adapter, prompt = sys.argv[1:]
+base, prompt, *adapter = sys.argv[1:]
 tokenizer = Tokenizer.from_file(f"{base}/tokenizer.json")
 model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-model = PeftModel.from_pretrained(model, adapter)
+for directory in adapter:
+    model = PeftModel.from_pretrained(model, directory)
 ids = torch.tensor([tokenizer.encode(prompt).ids])
 written = model.generate(input_ids=ids, max_new_tokens=40, do_sample=False)
 print(tokenizer.decode(written[0, ids.shape[1] :].tolist()))
@@ -54,9 +55,21 @@ say "tinkex run --base-model $model --prompt $prompt $sampling"
 say "tinkex train sft licence.jsonl --base-model $model --epochs 10 --batch-size 8 --learning-rate 3e-3 --name licence --output training"
 say 'checkpoint=$(tinkex checkpoint list -f value -c tinker_path | grep sampler_weights/licence)'
 say "tinkex run --model-path \"\$checkpoint\" --prompt $prompt $sampling"
+say "tinkex score licence.jsonl --base-model $model --model-path \"\$checkpoint\" -f table -c model,nll,best"
+say "echo 'What may I add?' | tinkex chat \"\$checkpoint\" $sampling"
+say "echo $prompt > prompts.txt"
+say "tinkex compare prompts.txt --base-model $model --model-path \"\$checkpoint\" $sampling --html compared.html"
+grep -q '</mark>' compared.html || { echo "no text differs in the comparison" >&2; exit 1; }
 say 'tinkex checkpoint download "$checkpoint" --output adapter'
 # The most likely tokens do not depend on random numbers, so that both programs write the same.
 say "tinkex run --model-path \"\$checkpoint\" --prompt $prompt --max-tokens 40 --temperature 0 | tee sampled.txt"
 say 'base=$(python -c "from tinkex_torch.engine import BUILT_IN; print(BUILT_IN[\"tinkex/baker-street-2M\"])")'
-say "python in_peft.py \"\$base\" adapter $prompt | tee peft.txt"
-[[ $(cat sampled.txt) == *"$(cat peft.txt)"* ]] || { echo "PEFT wrote another text" >&2; exit 1; }
+say "python in_peft.py \"\$base\" $prompt adapter | tee peft.txt"
+say 'tinkex checkpoint inspect adapter'
+say 'tinkex checkpoint export adapter --to peft --base "$base" --output exported'
+say "python in_peft.py \"\$base\" $prompt exported | tee exported.txt"
+say 'tinkex checkpoint export adapter --to merged --base "$base" --output merged'
+say "python in_peft.py merged $prompt | tee merged.txt"
+for text in peft exported merged; do
+    [[ $(cat sampled.txt) == *"$(cat $text.txt)"* ]] || { echo "$text.txt is another text" >&2; exit 1; }
+done

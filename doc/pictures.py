@@ -33,6 +33,8 @@ PICTURES = {
     "logprobs": (
         f'tinkex run --base-model {MODEL} --prompt "Holmes sat" --max-tokens 24 --temperature 0 '
         "--logprobs",
+        f'tinkex -q run --base-model {MODEL} --prompt "Holmes sat" --max-tokens 3 --temperature 0 '
+        "--top-logprobs 3",
     ),
     "mistakes": (
         "tinkex checkpoint lst",

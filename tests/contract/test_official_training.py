@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.test_official_sdk import BASE_MODEL, SDK, output, served
+from tests.contract.test_official_sdk import BASE_MODEL, served, with_the_sdk
 from tests.contract.test_official_sdk import pytestmark as needs_the_sdk
 
 pytestmark = [pytest.mark.train, *needs_the_sdk]
@@ -18,9 +18,8 @@ def found(tmp_path_factory: pytest.TempPathFactory):
     """What the SDK saw, with all its parts in one process."""
     driver = Path(__file__).with_name("sdk_training_driver.py")
     with served(tmp_path_factory.mktemp("sdk"), "tml-dummy") as environ:
-        return json.loads(
-            output(SDK, driver, BASE_MODEL, env=environ | {"TINKER_API_KEY": "tml-dummy"})
-        )
+        environ = environ | {"TINKER_API_KEY": "tml-dummy"}
+        return json.loads(with_the_sdk(driver, BASE_MODEL, env=environ))
 
 
 def test_a_supervised_loop_learns_its_example(found):

@@ -33,6 +33,8 @@ MODULES = (
     "tinkex.columns",
     "tinkex.commands.arguments",
     "tinkex.commands.base",
+    "tinkex.commands.batch",
+    "tinkex.commands.batch_prompts",
     "tinkex.commands.sampling",
     "tinkex.exceptions",
     "tinkex.files",

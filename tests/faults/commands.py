@@ -12,8 +12,8 @@ from tests.contract.dialects import scenarios
 
 #: Words of a command line that are filled in.
 PATH, RUN, OUT, MODEL = "{path}", "{run}", "{out}", "{model}"
-SESSION, PROMPTS, TEXTS = "{session}", "{prompts}", "{texts}"
-#: A file with a row to train on.
+SESSION, PROMPTS = "{session}", "{prompts}"
+#: A file with a row to train on, or to score.
 ROWS = str(Path(__file__).with_name("rows.jsonl"))
 
 
@@ -130,7 +130,7 @@ COMMANDS: dict[str, Talk] = {
         waits=True,
         parts=True,
     ),
-    "score": Talk(("score", TEXTS, "--base-model", MODEL), "Scoring", waits=True),
+    "score": Talk(("score", ROWS, "--base-model", MODEL), "Scoring", waits=True),
     "hello": Talk(("hello",), "Hello"),
 }
 

@@ -23,7 +23,6 @@ from tests.faults.commands import (
     PROMPTS,
     RUN,
     SESSION,
-    TEXTS,
     Talk,
 )
 from tests.faults.faults import ANSWERS, BODIES, FAULTS
@@ -35,7 +34,6 @@ from tinkex.testing import Invocation, invoke
 #: Seconds that a command may take; the faults that stall do so for longer than a test may last.
 LIMIT = 1.0
 PROMPT_FILE = str(Path(conftest.__file__).with_name("tokens.jsonl"))
-TEXT_FILE = str(Path(conftest.__file__).with_name("texts.jsonl"))
 KEY = "tml-canary-8d1f0c2ab34e"
 
 STATUSES = (*range(400, 432), 451, *range(500, 512), 520, 524, 599)
@@ -171,7 +169,7 @@ def row_of(fault: str) -> str:
 
 def filled(words: tuple[str, ...], path: str, run: str, *, session: str = "session") -> list[str]:
     values = {PATH: path, RUN: run, OUT: "out", MODEL: conftest.MODEL, PROMPTS: PROMPT_FILE}
-    values |= {SESSION: session, TEXTS: TEXT_FILE}
+    values[SESSION] = session
     return [values.get(word, word) for word in words]
 
 

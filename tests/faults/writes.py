@@ -63,13 +63,15 @@ class Spot:
             for path in sorted(self.directory.rglob("*"))
             if path.is_file()
             and not (name := str(path.relative_to(self.directory))).startswith(_PASSING)
-            and not any(part.startswith(".tinkex-download-") for part in path.parts)
+            and not any(part.startswith(_UNFINISHED) for part in path.parts)
             and not name.endswith(".lock")
         }
 
 
 #: Not part of what a person has: of one process, or of the service (whose state has its own check).
 _PASSING = ("tmp/", "cache/", "local/", "filler")
+#: Directories that the same command completes or replaces after a kill.
+_UNFINISHED = (".tinkex-download-", ".tinkex-export-")
 
 
 @dataclass(frozen=True)
@@ -330,6 +332,11 @@ WRITERS: dict[str, Writer] = {
         ("checkpoint", "download", "{path}", "--output", "adapter", "--force"),
         both(adapter("work/adapter"), holds("work/adapter/mine", "mine")),
         old_adapter,
+    ),
+    "checkpoint export": Writer(
+        "adapter for PEFT",
+        ("checkpoint", "export", "{path}", "--output", "exported"),
+        holds("work/exported/adapter_config.json", "target_modules"),
     ),
     "checkpoint sync": Writer(
         "download", ("checkpoint", "sync", "{run}", "all"), adapter("work/all")

@@ -68,6 +68,7 @@ class Store:
     :ivar down: answers to the API are cut off; :attr:`refused` says that one was.
     :ivar has_ranges: requests for parts of a file are answered with these.
     :ivar instead: body of every archive.
+    :ivar directory: address of a directory that is given instead of an archive.
     """
 
     files: dict[str, bytes]
@@ -78,6 +79,7 @@ class Store:
     down: bool = False
     has_ranges: bool = True
     instead: bytes | None = None
+    directory: str = ""
     go: threading.Event = field(default_factory=threading.Event)
     refused: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -108,6 +110,8 @@ class Store:
         if last == "external_weights_urls":
             return Reply({"urls": {name: self._signed(name) for name in self.files}})
         if last == "archive":
+            if self.directory:
+                return Reply({"url": self.directory})
             return Reply({"url": self._signed("tar.gz" if noun == "gz" else "tar")})
         if last == "checkpoints":
             return Reply({"checkpoints": [_checkpoint(name) for name in self.names]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -73,3 +74,15 @@ def test_an_archive_that_is_none(body: bytes, store: Store) -> None:
     path = ARCHIVES["tar"]
     with client(store) as service, pytest.raises(InvalidResponse, match="archive"):
         service.checkpoints.open_files(path).__enter__().open(SMALL)
+
+
+@pytest.mark.parametrize("store", [True], indirect=True)
+def test_the_directory_of_a_server_on_this_machine_is_read(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / SMALL).write_bytes(b'{"r": 9}')
+    (tmp_path / "checkpoint" / LARGE).symlink_to("/etc/passwd")
+    store.directory = (tmp_path / "checkpoint").as_uri()
+    with client(store) as service, service.checkpoints.open_files(ARCHIVES["tar"]) as files:
+        assert files.open(SMALL).read() == b'{"r": 9}'
+        with pytest.raises(NotFound):
+            files.open(LARGE)

@@ -6,7 +6,35 @@ import json
 
 import pytest
 
+from tinkex.api import SamplingParams
+
 MODEL = "tinkex/baker-street-2M"
+
+
+def test_sampled_tokens_are_scored_as_they_were_sampled(client):
+    with client.create_sampling_client(base_model=MODEL) as sampling:
+        prompt, params = [49, 1703, 422], SamplingParams(6, temperature=0)
+        (drawn,) = sampling.sample(prompt, params, topk_logprobs=3).sequences
+        whole = [*prompt, *drawn.tokens]
+        found = sampling.sample(
+            whole, SamplingParams(1), prompt_logprobs_last_n=6, topk_prompt_logprobs=3
+        )
+    assert found.prompt_logprobs[:3] == found.topk_prompt_logprobs[:3] == (None,) * 3
+    assert found.prompt_logprobs[3:] == pytest.approx(drawn.logprobs, abs=0.05)
+    for token, alternatives, again in zip(
+        drawn.tokens, drawn.topk_logprobs, found.topk_prompt_logprobs[3:], strict=True
+    ):
+        assert [len(alternatives), alternatives[0][0], again[0][0]] == [3, token, token]
+        values = [logprob for _, logprob in alternatives]
+        assert values == sorted(values, reverse=True)
+
+
+def test_a_reply_ends_at_a_stop_string_besides_the_end_of_turn(served):
+    words = f"run --base-model {MODEL} --chat --prompt Hi --max-tokens 200 --stop a --seed 1"
+    (row,) = json.loads(served(words, "-f", "json").stdout)
+    assert "a" in row["text"]  # in any text of two hundred tokens
+    assert "<|" not in row["text"]
+    assert (row["stop_reason"], row["token_count"] < 200) == ("stop", True)
 
 
 def test_checkpoint_with_untrained_weights_samples_as_its_base(served, saved):

@@ -38,6 +38,7 @@ _SAFE = re.compile(r"[\w./:@%+,=~-]+")
 #: Metavar of an argument → kind of names.
 _KINDS = {
     "<tinker_path>": "checkpoints",
+    "<source>": "checkpoints",
     "<run_id>": "runs",
     "<session_id>": "sessions",
     "<substring>": "models",
@@ -209,7 +210,7 @@ class _CommandLine:
             return Offer((*_NEWEST[:1], *own))
         if kind != "checkpoints":
             return _plain(name for name in self._names(kind) if name not in self._words)
-        files = "directories" if action.dest == "model_path" else ""
+        files = "directories" if action.dest in ("model_path", "source") else ""
         return Offer((*self._checkpoints(current).values, *own), files)
 
     # ------------------------------------------------------------------ names of the service

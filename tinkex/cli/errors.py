@@ -132,7 +132,9 @@ _TEXT_OPTIONS = {"run": "--prompt"}
 _PLUGIN_COMMANDS = {
     **dict.fromkeys(("chat", "compare", "grade", "score"), "tinkex-lab"),
     "local": "tinkex-local",
-    "checkpoint push-hf": "tinkex-hub",
+    **dict.fromkeys(
+        ("checkpoint export", "checkpoint inspect", "checkpoint push-hf"), "tinkex-hub"
+    ),
     "train sft": "tinkex-train",
 }
 

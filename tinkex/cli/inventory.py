@@ -129,7 +129,7 @@ def is_hook(group: str) -> bool:
 def nearest_plugin(name: str) -> str | None:
     """Return the installed plugin whose name is closest to *name*, or ``None``."""
     # Without their common prefix, which would make all names similar.
-    known = {d.name.removeprefix("tinkex-"): d.name for ep, d in plugins.claims()}
+    known = {d.name.removeprefix("tinkex-"): d.name for _, d in plugins.claims()}
     near = nearest(name.removeprefix("tinkex-"), known)
     return known[near] if near else None
 

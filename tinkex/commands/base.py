@@ -313,17 +313,16 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         for hook in self._hooks:
             changed = hook.obj.after(parsed_args, data)
             if changed is not None:
-                data = self._changed_by(hook.entry_point, own, data[0], changed)
+                data = self._changed_by(hook.entry_point, own, changed)
         self.presentation.added = [name for name in data[0] if name not in own]
         return data
 
     def _changed_by(
-        self, hook: EntryPoint, own: Sequence[str], before: Sequence[str], changed: Any
+        self, hook: EntryPoint, own: Sequence[str], changed: Any
     ) -> tuple[Sequence[str], Any]:
         """Return *changed*, the column names and the data that a hook returned.
 
         :param own: the names of the command.
-        :param before: those and the names that other hooks added.
         :raises PluginError: the hook is faulty.
         """
         try:

@@ -15,7 +15,7 @@ from tinkex.columns import Dollars, heading, json_text, plain_text
 from tinkex.commands.arguments import add_formats, add_model_options, check_stdin
 from tinkex.commands.base import Command
 from tinkex.commands.billing import add_prices, find_prices
-from tinkex.commands.run import (
+from tinkex.commands.sampling import (
     add_chat_options,
     add_sampling_options,
     checked_model,
@@ -112,8 +112,8 @@ class BatchRun(Command):
             chat = {"chat": parsed_args.chat, "system": parsed_args.system}
             prompts = PromptSource(name, self.app.stdin, params, num_samples, kind, **chat)
             stack.callback(prompts.close)
-            if prompts.doubtful:
-                self._warn_of_numbers(prompts)
+            if doubt := prompts.doubt("sampled"):
+                self.app.warn(doubt)
             if parsed_args.estimate:
                 return self._estimate(parsed_args, prompts, model_path, base_model)
             file = self._results_file(parsed_args, prompts, model_path)
@@ -176,11 +176,6 @@ class BatchRun(Command):
             raise UsageError(
                 f"{option} needs a file", hint="Name it with --output: --output answers.jsonl"
             )
-
-    def _warn_of_numbers(self, prompts: PromptSource) -> None:
-        where, why = prompts.first_doubtful
-        more = f" (and {prompts.doubtful - 1} more)" if prompts.doubtful > 1 else ""
-        self.app.warn(f"{where} is sampled as text, not as token ids: {why}{more}")
 
     def _results_file(
         self, parsed_args: argparse.Namespace, prompts: PromptSource, model_path: str | None

@@ -115,6 +115,17 @@ class PromptSource:
             self.close()
             raise
 
+    def doubt(self, use: str) -> str | None:
+        """Return a warning about text prompts that look like token ids, or ``None``.
+
+        :param use: the use of the prompts, such as ``sampled``.
+        """
+        if not self.doubtful:
+            return None
+        where, why = self.first_doubtful
+        more = f" (and {self.doubtful - 1} more)" if self.doubtful > 1 else ""
+        return f"{where} is {use} as text, not as token ids: {why}{more}"
+
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:

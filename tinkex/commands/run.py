@@ -4,47 +4,32 @@ from __future__ import annotations
 
 import argparse
 import io
-import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tinkex.columns import Flag, Structure, Time, plain_text, printable
 from tinkex.commands import arguments
-from tinkex.commands.base import Command, Lister, ShowOne
-from tinkex.exceptions import LogprobsUnavailable, TinkexError, UsageError
-from tinkex.options import integer, non_empty, number, top_k
+from tinkex.commands.base import Lister, ShowOne
+from tinkex.commands.sampling import (
+    add_chat_options,
+    add_sampling_options,
+    checked_model,
+    find_tokenizer,
+    mean,
+    sampling_params,
+)
+from tinkex.exceptions import LogprobsUnavailable, UsageError
+from tinkex.options import integer, non_empty
 
 if TYPE_CHECKING:
-    from tinkex.api import SampledSequence, SamplingParams, Tokenizer, TrainingRun
+    from tinkex.api import SampledSequence, Tokenizer, TrainingRun
     from tinkex.api.http.pagination import Page, Walk
     from tinkex.api.sampling.types import Prompt
     from tinkex.cli.logprobs import TokenLogprob
 
 __all__ = ["InfoRun", "ListRun", "Sample"]
 
-#: Option, metavar, type, default and help.
-_SAMPLING_OPTIONS = (
-    (
-        *("max-tokens", "<int>", integer(1), None),
-        "maximum number of tokens to generate (default: 256)",
-    ),
-    (
-        *("temperature", "<float>", number(0), 1.0),
-        "sampling temperature; 0 always takes the most likely token (default: 1.0)",
-    ),
-    ("top-k", "<int>", top_k, -1, "sample from the k most likely tokens; -1: all (default: -1)"),
-    (
-        *("top-p", "<float>", number(0, 1, above=True), 1.0),
-        "sample from the most likely tokens with this total probability (default: 1.0)",
-    ),
-    ("num-samples", "<int>", integer(1, 4096), 1, "number of samples, at most 4096 (default: 1)"),
-    ("seed", "<int>", integer(0), None, "seed for repeatable samples (default: random)"),
-    (
-        *("tokenizer", "<name>", str, None),
-        "model name or local directory of the tokenizer (default: the base model's)",
-    ),
-)
 #: The last checkpoint of each kind: its path and time.
 _LAST = (
     *("last_checkpoint", "last_checkpoint_time"),
@@ -315,86 +300,6 @@ def _mean_text(average: float | None) -> str:
     return "n/a" if average is None else f"{average:.3f}"
 
 
-def checked_model(
-    command: Command | Lister, parsed_args: argparse.Namespace, name: str
-) -> tuple[str | None, str | None]:
-    """Return the path of the checkpoint or the base model to sample; one of the two is ``None``.
-
-    :param name: name of the command, for messages.
-    :raises UsageError: not exactly one is given, or it cannot be sampled.
-    """
-    arguments.check_model_options(parsed_args, name)
-    if parsed_args.base_model:
-        return None, parsed_args.base_model
-    from tinkex.commands.inputs import read_model_path
-
-    model = read_model_path(
-        parsed_args.model_path,
-        lambda short: arguments.checkpoint_path(command, short, kind="sampler"),
-    )
-    if not model.tinker_path:
-        raise UsageError(
-            f"{parsed_args.model_path} does not name its checkpoint, and the service cannot read "
-            "local files",
-            hint=f"To sample its base model: --base-model {model.base_model}",
-        )
-    return model.tinker_path, None
-
-
-def find_tokenizer(
-    command: Command | Lister, name: Callable[[], str], *, needed: bool
-) -> Tokenizer | None:
-    """Return the tokenizer of the model *name*, or ``None`` if it is missing and not *needed*.
-
-    :raises TinkexError: it is needed, and missing.
-    """
-    from tinkex.api.sampling.tokenizer import load_tokenizer
-
-    try:
-        return load_tokenizer(name())
-    except TinkexError as error:
-        if needed:
-            raise
-        command.status(f"Showing token ids: {error}.")
-        return None
-
-
-def add_sampling_options(
-    parser: argparse.ArgumentParser, *, single: bool = False, seed: int | None = None
-) -> None:
-    """Add the options of the sampling parameters, and ``--tokenizer``.
-
-    :param single: without ``--num-samples``.
-    :param seed: default of ``--seed``; ``None`` for a random one.
-    """
-    for name, metavar, kind, default, text in _SAMPLING_OPTIONS:
-        if single and name == "num-samples":
-            continue
-        if name == "seed" and seed is not None:
-            default, text = seed, f"seed for repeatable samples (default: {seed})"
-        parser.add_argument(f"--{name}", metavar=metavar, type=kind, default=default, help=text)
-    parser.add_argument(
-        "--stop",
-        metavar="<text>",
-        type=non_empty,
-        action="append",
-        default=[],
-        help="string that ends a sample; may be repeated",
-    )
-
-
-def add_chat_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--chat`` and ``--system``."""
-    parser.add_argument(
-        "--chat",
-        action="store_true",
-        help="treat the prompt as the message of a user: apply the chat template",
-    )
-    parser.add_argument(
-        "--system", metavar="<text>", type=non_empty, help="system message; implies --chat"
-    )
-
-
 def _add_logprob_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--logprobs",
@@ -411,29 +316,6 @@ def _add_logprob_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt-logprobs", action="store_true", help="show the logprobs of the prompt as well"
     )
-
-
-def sampling_params(parsed_args: argparse.Namespace) -> SamplingParams:
-    """Return the sampling parameters that the options give."""
-    from tinkex.api import SamplingParams
-
-    return SamplingParams(
-        max_tokens=parsed_args.max_tokens,
-        temperature=parsed_args.temperature,
-        top_k=parsed_args.top_k,
-        top_p=parsed_args.top_p,
-        seed=parsed_args.seed,
-        stop=parsed_args.stop,
-    )
-
-
-def mean(logprobs: Sequence[float | None] | None) -> float | None:
-    """Return the mean of the finite *logprobs*, or ``None`` if there are none."""
-    known = [x for x in logprobs or () if x is not None]
-    if not math.isfinite(total := sum(known)):  # seldom, and the check of each is slow
-        known = list(filter(math.isfinite, known))
-        total = sum(known)
-    return total / len(known) if known else None
 
 
 class ListRun(Lister):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tinkex.columns import Structure, plain_text, printable
 from tinkex.commands import arguments
 from tinkex.commands.base import Lister
-from tinkex.commands.run import add_chat_options
-from tinkex.exceptions import UsageError
+from tinkex.commands.sampling import add_chat_options
+from tinkex.exceptions import TokenizerError, UsageError
 
 if TYPE_CHECKING:
     from tinkex.api import Tokenizer
@@ -19,12 +19,19 @@ if TYPE_CHECKING:
 
 __all__ = ["CountTokens", "DecodeTokens", "EncodeTokens"]
 
+_HINT = (
+    "Name another model with --base-model, or a directory with its tokenizer.json; for messages, a "
+    "chat model."
+)
 #: Token ids as a shell or a table has them: numbers separated by blanks or commas.
 _NUMBERS = re.compile(r"\s*\d+(?:[\s,]+\d+)*\s*", re.ASCII)
 
 
 class _TokensLister(Lister):
     """A list with a row for each prompt of a file; no request is sent."""
+
+    #: Whether text is expected, so that text which looks like token ids is reported.
+    reads_text: ClassVar[bool] = True
 
     @property
     def formatter_default(self) -> str:
@@ -67,10 +74,15 @@ class _TokensLister(Lister):
             chat=getattr(parsed_args, "chat", False),
             system=getattr(parsed_args, "system", None),
         )
+        if self.reads_text and (doubt := prompts.doubt("encoded")):
+            self.app.warn(doubt)
         try:
             tokenizer = load_tokenizer(parsed_args.base_model)
-        except BaseException:
+            if prompts.needs_template:
+                _ = tokenizer.template  # a missing template is reported before any row
+        except TokenizerError as error:
             prompts.close()
+            error.hint = error.hint or _HINT
             raise
         return _closing(prompts, tokenizer)
 
@@ -133,6 +145,7 @@ class DecodeTokens(_TokensLister):
         "Token ids are a JSON array, JSONL rows with 'tokens', or numbers separated by blanks or "
         "commas. Special tokens are included."
     )
+    reads_text = False
     column_names = ("id", "text")
     examples = (
         "tinkex tokens decode ids.json --base-model Qwen/Qwen3-8B",

@@ -7,8 +7,8 @@ A list is a JSON object, in a file of the user's own or at an address that the u
       "models": {"Qwen/Qwen3-8B": {"prefill": 0.13, "cached": 0.03, "sample": 0.40, "train": 0.40}}
     }
 
-``date`` is the day from which the prices are valid. Each price is optional; nothing is priced that
-the list does not contain.
+``date`` is the day from which the prices are valid. Each price is optional; without one, there is
+no cost.
 """
 
 from __future__ import annotations

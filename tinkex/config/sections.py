@@ -89,7 +89,7 @@ def effective(sections: Mapping[str, Any], origin: str) -> Iterator[tuple[str, A
             yield f"{KEY}.{name}.{field.name}", value, where, field.metadata.get("help", "")
     for name, unread in sections.items():
         if not any(plugins.same_name(name, known) for known in declared_by):
-            about = "no installed plugin declares it"
+            about = "no loaded plugin declares it"
             yield from ((f"{KEY}.{name}.{key}", "…", origin, about) for key in unread)
 
 

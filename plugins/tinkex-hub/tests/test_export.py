@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
+import tracemalloc
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import pytest
 from tests import toy_models
 from tests.toy_models import ALPHA, EXPERTS, FAMILIES, HIDDEN, RANK, load, toy
 from tinkex.testing import Invocation, invoke
-from tinkex_hub import merge
+from tinkex_hub import merge, tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TYPES = ("float32", "bfloat16")
@@ -31,10 +34,13 @@ class World:
         self.weights = toy_models.write_base(self.base, self.toy, dtype, files)
         self.tensors = toy_models.write_adapter(self.adapter, self.toy, dtype)
 
+    @property
+    def argv(self) -> list[str]:
+        places = ["--base", str(self.base), "--output", str(self.out)]
+        return ["checkpoint", "export", str(self.adapter), *places]
+
     def export(self, *words: str, code: int = 0) -> Invocation:
-        base = [] if "--base" in words else ["--base", str(self.base)]
-        argv = ["checkpoint", "export", str(self.adapter), "--output", str(self.out), *base, *words]
-        done = invoke(argv)
+        done = invoke([*self.argv, *words])
         assert done.exit_code == code, done.stderr
         assert "Traceback" not in done.stderr
         if code:
@@ -346,6 +352,25 @@ def test_large_matrices_are_merged_in_blocks_of_rows(
         np.testing.assert_allclose(case.exported()[name], whole, rtol=0, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.parametrize("to", ["peft", "merged"])
+def test_a_matrix_is_never_in_memory_as_a_whole(
+    to: str, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "_BLOCK", 64 * 1024)
+    monkeypatch.setattr(tensors, "_BLOCK", 64 * 1024)
+    monkeypatch.setattr(toy_models, "WORDS", 200_000)
+    case = world("qwen3", "float16")
+    whole = case.weights["model.embed_tokens.weight"].nbytes
+    case.export("--to", to)  # imports take memory, too
+    case.out = case.root / "out-again"
+    tracemalloc.start()
+    try:
+        case.export("--to", to)
+        assert tracemalloc.get_traced_memory()[1] < whole
+    finally:
+        tracemalloc.stop()
+
+
 def quantized(case: World) -> None:
     config = {**case.toy.config, "quantization_config": {"quant_method": "fp8"}}
     (case.base / "config.json").write_text(json.dumps(config))
@@ -511,6 +536,40 @@ def test_nothing_remains_of_an_export_that_fails(
     done = world().export("--to", to, code=code)
     if words:
         failure(done, words)
+
+
+@pytest.fixture
+def unfinished(tmp_path: Path) -> Path:
+    """Return the directory that a killed export has left next to its target."""
+    place = tmp_path / f".tinkex-export-{sha256(b'out').hexdigest()[:12]}"
+    place.mkdir(mode=0o700)
+    (place / "model.safetensors").write_text("part")
+    return place
+
+
+def test_what_a_killed_process_left_is_removed(unfinished: Path, world: Any) -> None:
+    case = world()
+    case.export()
+    assert (unfinished.exists(), sorted(file.name for file in case.out.iterdir())) == (
+        False,
+        [CONFIG, WEIGHTS],
+    )
+
+
+def test_another_process_is_not_disturbed(unfinished: Path, world: Any) -> None:
+    case, handle = world(), os.open(unfinished, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    failure(invoke(case.argv), "another process is writing to ", "another path with --output")
+    os.close(handle)
+    assert (unfinished / "model.safetensors").read_text() == "part"
+
+
+def test_a_directory_that_another_user_may_have_made_is_not_used(
+    unfinished: Path, world: Any
+) -> None:
+    unfinished.chmod(0o755)
+    failure(invoke(world().argv), r"cannot use .*: other users can access it")
+    assert (unfinished / "model.safetensors").read_text() == "part"
 
 
 def test_the_space_is_checked_first(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,18 +6,21 @@ import json
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tinkex.exceptions import LocalError, TargetExists
+from tinkex.exceptions import LocalError, TargetExists, TargetInUse
+from tinkex.files import acquire_lock, why_not_private
 
 #: Maximum size of a configuration or an index in bytes.
 _MAX_JSON = 64 * 1024 * 1024
 #: Directory with the files to which the snapshots in the cache of huggingface_hub link.
 _BLOBS = "blobs"
+#: Prefix of the name of a directory until it is complete.
+_PREFIX = ".tinkex-export-"
 
 
 def open_file(directory: Path, name: str) -> BinaryIO:
@@ -59,7 +62,8 @@ def read_json(directory: Path, name: str) -> dict[str, Any]:
     :raises LocalError: it cannot be read, or is not a JSON object.
     """
     with open_file(directory, name) as file:
-        return json_object(file.read(_MAX_JSON), str(directory / name))
+        size = os.fstat(file.fileno()).st_size  # a buffer of the limit would be allocated at once
+        return json_object(file.read(min(size, _MAX_JSON)), str(directory / name))
 
 
 def json_object(content: bytes, label: str) -> dict[str, Any]:
@@ -92,30 +96,63 @@ def check_new(target: Path) -> None:
 def new_directory(target: Path, needed: int) -> Iterator[Path]:
     """Yield a temporary directory that becomes *target* when the block ends.
 
-    When the block raises, the temporary directory is removed and *target* does not exist.
+    When the block raises, the temporary directory is removed and *target* does not exist. After a
+    kill, the next call with the same target removes what is left.
 
     :param needed: size in bytes of what will be written.
     :raises TargetExists: *target* exists, and is not an empty directory.
+    :raises TargetInUse: another process is writing to it.
     :raises LocalError: it cannot be created, or the space is not sufficient.
     """
     check_new(target)
+    temporary = (
+        target.absolute().parent / f"{_PREFIX}{sha256(target.name.encode()).hexdigest()[:12]}"
+    )
+    handle = -1
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(target.parent).free
-        if free < needed:
-            sizes = f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
-            raise LocalError(f"not enough space in {target.parent}: {sizes}")
-        temporary = Path(tempfile.mkdtemp(prefix=".tinkex-export-", dir=target.parent))
-    except OSError as error:
-        raise LocalError(f"cannot write to {target}: {error.strerror}") from error
-    try:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        handle = _locked(temporary, target)
+        _check_space(temporary, needed)
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)
         temporary.replace(target)
     except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if handle >= 0:
+            shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError):
             raise LocalError(f"cannot write {target}: {error.strerror}") from error
         raise
+    finally:
+        if handle >= 0:
+            os.close(handle)
+
+
+def _locked(temporary: Path, target: Path) -> int:
+    """Create the private directory *temporary*, or empty one that a killed process left; lock it.
+
+    :returns: a file descriptor, which holds the lock.
+    :raises OSError: it cannot be created.
+    """
+    try:
+        temporary.mkdir(mode=0o700)
+    except FileExistsError:
+        if reason := why_not_private(temporary.lstat()):
+            raise LocalError(
+                f"cannot use {temporary}: {reason}", hint="Move or rename it."
+            ) from None
+    handle = os.open(temporary, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    if not acquire_lock(handle) or not os.path.samestat(os.fstat(handle), temporary.lstat()):
+        os.close(handle)
+        raise TargetInUse(f"another process is writing to {target}")
+    for left in temporary.iterdir():
+        left.unlink()
+    return handle
+
+
+def _check_space(directory: Path, needed: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        sizes = f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
+        raise LocalError(f"not enough space in {directory.parent}: {sizes}")

@@ -191,6 +191,8 @@ class _Merging:
     def __init__(self, adapter: Adapter, merge: Plan, old: TensorFile, embeddings: str) -> None:
         self._adapter, self._merge, self._old = adapter, merge, old
         self._embeddings = embeddings
+        #: Name and content of the last factor of all experts, which each of them needs a part of.
+        self._last: tuple[str, Any] = ("", None)
 
     def data(self, names: Iterable[str]) -> Iterator[bytes]:
         """Yield the bytes of the tensors *names*.
@@ -248,8 +250,12 @@ class _Merging:
             elif update.packed and name == lora.names[0]:
                 rank = info.shape[0] // update.packed
                 found.append(weights.array(name, expert * rank, (expert + 1) * rank))
+            elif update.packed:
+                if self._last[0] != name:
+                    self._last = name, weights.array(name)
+                found.append(self._last[1][:, expert :: update.packed])
             else:
-                found.append(weights.array(name)[:, expert :: update.packed or 1])
+                found.append(weights.array(name))
         a, b = (one.astype(self._wide(one)) for one in found)
         return lora.scale, a, b
 
@@ -259,20 +265,22 @@ class _Merging:
 
     @staticmethod
     def _rounded(name: str, old: Array, new: Array) -> bytes:
+        import ml_dtypes
         import numpy as np
 
-        with np.errstate(over="ignore", invalid="ignore"):
-            rounded = new.astype(old.dtype)
-        if not np.isfinite(rounded).all():
+        # A comparison with NaN is false.
+        if not (np.abs(new) <= float(ml_dtypes.finfo(old.dtype).max)).all():
             raise UsageError(f"the merged weight {name} has values that are not finite numbers")
-        return rounded.tobytes()
+        return new.astype(old.dtype).tobytes()
 
 
 def _add(matrix: Array, scale: float, b: Array, a: Array) -> None:
     import numpy as np
 
     with np.errstate(over="ignore", invalid="ignore"):  # the result is checked
-        matrix += scale * (b @ a)
+        update = b @ a
+        update *= scale
+        matrix += update
 
 
 def _counted(data: Iterable[bytes], on_bytes: Callable[[int], None]) -> Iterator[bytes]:

@@ -78,7 +78,7 @@ class TensorFile:
             if len(header) != length:
                 raise ValueError("it is truncated")
             self.tensors, self.metadata = parse_header(header)
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise LocalError(
                 f"{label} is not a safetensors file: its header is malformed"
             ) from error
@@ -129,8 +129,9 @@ def parse_header(header: bytes) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     """Return the tensors and the metadata of a *header*, the tensors in the order of their data.
 
     :raises ValueError: a shape does not match its size, or tensors overlap or leave gaps.
-    :raises KeyError: a member is missing.
+    :raises LookupError: a member is missing.
     :raises TypeError: a member has another type.
+    :raises AttributeError: a member has another type.
     """
     found = json.loads(header)
     metadata = {str(key): str(value) for key, value in (found.pop(_METADATA, None) or {}).items()}

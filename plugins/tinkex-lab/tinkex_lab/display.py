@@ -79,7 +79,7 @@ def _text(spans: list[Span]) -> Text:
 
 
 def marked(samples: list[Sequence | None]) -> list[list[Span]]:
-    """Return the text of each sample, with what differs from the first marked."""
+    """Return the text of each sample; parts that differ from the first sample are marked."""
     first = _sample_text(samples[0])
     return [
         differences(first, _sample_text(sample))

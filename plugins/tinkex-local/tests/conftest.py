@@ -180,6 +180,12 @@ def opened(home: Path, clock: Clock) -> Iterator[Callable[..., Client]]:
         app.close()
 
 
+@pytest.fixture(scope="session")
+def client_of() -> type[Client]:
+    """Return what calls an application, for those that a module shares."""
+    return Client
+
+
 @pytest.fixture
 def client(opened: Callable[..., Client]) -> Client:
     return opened()

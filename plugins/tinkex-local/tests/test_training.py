@@ -1,5 +1,6 @@
 """Training requests: order, results, failures, and what a killed process leaves."""
 
+import contextlib
 import json
 import threading
 
@@ -9,11 +10,15 @@ from safetensors.numpy import load_file
 
 from tests.bigram import A, B, BigramEngine, example, loss_body
 from tinkex.api.http.protobuf import forward_backward_output, forward_backward_request
+from tinkex_local.app import create_app
 from tinkex_local.engines import runner as runners
+from tinkex_local.engines.choice import Engines
 from tinkex_local.state import checkpoints
+from tinkex_local.state.models import LocalModel, built_in
 from tinkex_local.state.paths import parse
 from tinkex_local.wire.protobuf import RECORDS
 
+BASE_MODEL = "tinkex/baker-street-2M"
 PROTOBUF = "application/x-protobuf"
 STEP = {"learning_rate": 0.1}
 
@@ -304,6 +309,37 @@ def test_a_save_for_a_sampler_takes_its_place_in_the_order(client, submit, sampl
     assert first["logprobs"][0] < second["logprobs"][0]
 
 
+def test_a_name_is_used_once_unless_it_may_be_overwritten(client, submit):
+    submit(1)
+    first = submit(2, call="save_weights", path="a")
+    again = submit(3, call="save_weights", path="a")
+    submit(4, call="optim_step")
+    over = submit(5, call="save_weights", path="a", overwrite=True)
+    path = client.retrieve(first)["path"]
+    assert client.retrieve(again)["error"] == f"A checkpoint {path} already exists"
+    assert client.retrieve(over)["path"] == path
+    assert len(client.checkpoints()) == len(list(client.app.service.checkpoints.iterdir())) == 1
+
+
+@pytest.mark.parametrize("how", ["finish", "leave"])
+def test_snapshots_for_samplers_are_removed_after_the_session(client, clock, run, submit, how):
+    client.retrieve(submit(1))
+    client.retrieve(submit(2, call="save_weights_for_sampler", sampling_session_seq_id=1))
+    kept = client.retrieve(submit(3, call="save_weights", path="a"))["path"]
+    session = run.partition(":")[0]
+    clock.now += 80_000
+    client.post("session_heartbeat", {"session_id": session})
+    clock.now += 80_000
+    client.get("healthz")
+    assert len(list(client.app.service.checkpoints.iterdir())) == 2
+    if how == "finish":
+        client.post(f"sessions/{session}/finish", {})
+    clock.now += 80_000
+    client.get("healthz")
+    assert [entry["tinker_path"] for entry in client.checkpoints()] == [kept]
+    assert len(list(client.app.service.checkpoints.iterdir())) == 1
+
+
 def test_a_full_disk_fails_the_save_and_nothing_else(client, submit, files_up_to):
     submit(1)
     client.retrieve(submit(2, call="optim_step"))
@@ -317,6 +353,27 @@ def test_a_full_disk_fails_the_save_and_nothing_else(client, submit, files_up_to
 
 
 # Failures
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory, client_of):
+    """Return a function that posts a body to a service shared by tests, and returns the answer."""
+    with contextlib.closing(
+        create_app(tmp_path_factory.mktemp("refused"), engines=[BigramEngine()])
+    ) as app:
+        client = client_of(app)
+        run = client.model()
+
+        def refused(rows=None, raw=None, **changes):
+            body = loss_body(run, 1, rows)
+            body["forward_backward_input"] |= changes
+            headers = {} if raw is None else {"content-type": PROTOBUF}
+            answer = client.request("POST", "forward_backward", body, raw, **headers)
+            assert answer.status in (400, 404, 422)
+            return answer.json["detail"]
+
+        refused.run = run
+        yield refused
 
 
 @pytest.mark.parametrize(
@@ -333,13 +390,8 @@ def test_a_full_disk_fails_the_save_and_nothing_else(client, submit, files_up_to
         ({"loss_fn": "importance_sampling"}, "data[0].loss_fn_inputs.logprobs is missing"),
     ],
 )
-def test_an_invalid_batch_is_refused_with_the_field(client, run, changes, words):
-    answer = client.post("forward_backward", loss_body(run, 1) | {})
-    body = loss_body(run, 2)
-    body["forward_backward_input"] |= changes
-    answer = client.post("forward_backward", body)
-    assert answer.status == 400
-    assert words in answer.json["detail"]
+def test_an_invalid_batch_is_refused_with_the_field(refused, changes, words):
+    assert words in refused(**changes)
 
 
 def tensor(**changes):
@@ -366,34 +418,27 @@ def tensor(**changes):
         ({**tensor(), "model_input": {"chunks": [{"type": "image"}]}}, "only encoded_text"),
     ],
 )
-def test_an_invalid_tensor_is_refused_with_its_name(client, run, row, words):
-    answer = client.post("forward_backward", loss_body(run, 1, [row]))
-    assert answer.status == 400
-    assert words in answer.json["detail"]
-    assert "data[0]" in answer.json["detail"]
+def test_an_invalid_tensor_is_refused_with_its_name(refused, row, words):
+    detail = refused([row])
+    assert words in detail
+    assert "data[0]" in detail
 
 
-def test_targets_are_whole_numbers_of_the_right_type(client, run):
+def test_targets_are_whole_numbers_of_the_right_type(refused):
     for target in ({"data": [6.5, 7]}, {"dtype": "float32"}):
         row = example([5, 6, 7])
         row["loss_fn_inputs"]["target_tokens"] |= target
-        answer = client.post("forward_backward", loss_body(run, 1, [row]))
-        assert (answer.status, "target_tokens" in answer.json["detail"]) == (400, True)
+        assert "target_tokens" in refused([row])
 
 
 @pytest.mark.parametrize("raw", [b"\xff" * 20, b"\x0a\x01m", b"\x10\x01", b"", b"\x1a\x02\x08\x01"])
-def test_malformed_protobuf_is_refused(client, raw):
-    answer = client.request("POST", "forward_backward", raw=raw, **{"content-type": PROTOBUF})
-    assert answer.status in (400, 422)
-    assert answer.json["detail"]
+def test_malformed_protobuf_is_refused(refused, raw):
+    assert refused(raw=raw)
 
 
-def test_any_cut_of_a_protobuf_body_is_refused_or_another_request(client, run, caplog):
-    raw = forward_backward_request(loss_body(run, 1, loss_fn_config={"a": 0.5}))
-    for end in range(0, len(raw), 3):
-        headers = {"content-type": PROTOBUF}
-        answer = client.request("POST", "forward_backward", raw=raw[:end], **headers)
-        assert answer.status in (400, 404, 422)
+def test_every_cut_of_a_protobuf_body_is_refused(refused, caplog):
+    raw = forward_backward_request(loss_body(refused.run, 1, loss_fn="nonsense"))
+    assert all(refused(raw=raw[:end]) for end in range(len(raw)))
     assert "failed" not in caplog.text
 
 
@@ -423,11 +468,54 @@ def test_a_failure_fails_the_steps_that_were_sent_with_it(
     assert engine.runs[run].moments["step"] == [1]
 
 
+def test_an_interrupted_computation_starts_over(client, engine, run, submit):
+    def interrupt():
+        del engine.on["forward"]
+        raise KeyboardInterrupt
+
+    engine.on["forward"] = interrupt
+    request = submit(1)
+    with pytest.raises(KeyboardInterrupt):
+        client.retrieve(request)
+    assert engine.runs[run].gradients == {}
+    assert client.retrieve(request)["type"] == "forward_backward"
+    assert [name for name, _ in engine.calls].count("forward backward") == 2
+
+
+def test_a_request_that_is_not_polled_gives_way_to_others(client, engine, run, monkeypatch):
+    """What it has begun is closed, has added no gradients, and starts over when it is polled."""
+    monkeypatch.setattr(runners, "MAX_JOBS", 1)
+    monkeypatch.setattr(runners, "IDLE_SECONDS", -1.0)
+    monkeypatch.setattr(runners, "TURN_SECONDS", 0.0)
+    other, stopping = client.model(), client.app.service.stopping
+    first, second = (
+        client.post("forward_backward", loss_body(model, 1, [example([5, 6, 7])] * 3)).json
+        for model in (run, other)
+    )
+    engine.on["forward"] = stopping.set
+    assert client.post("retrieve_future", first).json["type"] == "try_again"
+    del engine.on["forward"]
+    stopping.clear()
+    for accepted in (second, first):
+        assert client.retrieve(accepted["request_id"])["type"] == "forward_backward"
+    calls = [name for name in engine.calls if name[0] == "forward backward"]
+    assert calls == [("forward backward", name) for name in (run, other, run)]
+    one, two = (engine.runs[name].gradients[B] for name in (run, other))
+    assert np.array_equal(one, two)
+
+
 def test_a_loss_that_is_not_finite_is_a_failure(client, engine, run, submit):
     rows = [example([5, 6], logprobs=[-3e38], advantages=[1.0])]
     outcome = client.retrieve(submit(1, *rows, loss_fn="importance_sampling"))
     assert (outcome["category"], "loss:sum is -inf" in outcome["error"]) == ("user", True)
     assert engine.runs[run].gradients == {}
+
+
+def test_another_optimizer_is_refused(client):
+    body = {"session_id": client.session(), "model_seq_id": 0, "base_model": BASE_MODEL}
+    answer = client.post("create_model", body | {"optimizer_config": {"type": "dimuon"}})
+    assert answer.status == 422
+    assert answer.json["detail"][0]["loc"] == ["body", "optimizer_config", "type"]
 
 
 def test_a_missing_parameter_of_the_optimizer_is_named(client, run):
@@ -464,7 +552,7 @@ def test_training_that_ended_with_its_process_is_reported(client, opened, run, s
     pending = submit(4)
     client.app.close()
     other = opened(engines=[BigramEngine()])
-    why = f"its unsaved training is lost: its last checkpoint is {path}"
+    why = f"its unsaved training is lost; its last checkpoint is {path}"
     assert why in other.retrieve(pending)["error"]
     for call, body in (
         ("forward_backward", loss_body(run, 5)),
@@ -538,6 +626,28 @@ def test_without_an_engine_that_trains_the_error_says_how_to_install_one(opened)
         answer = client.post(call, body)
         assert answer.status == 400
         assert "'pip install tinkex-torch' adds one" in answer.json["detail"]
+
+
+class EntryPoint:
+    def __init__(self, name, load):
+        self.name, self.load = name, load
+
+
+def test_an_installed_engine_is_preferred_and_a_broken_one_skipped(monkeypatch, caplog):
+    def broken():
+        raise ImportError("no such library")
+
+    found = [EntryPoint("torch", lambda: BigramEngine), EntryPoint("aaa", broken)]
+    found.append(EntryPoint("onnx", broken))  # it is imported only where no other serves the model
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: found)
+    model, engines = built_in(BASE_MODEL), Engines()
+    assert (engines.name_for(model), engines.trains(model)) == ("bigram", True)
+    assert isinstance(engines.engine(model), BigramEngine)
+    assert "the engine aaa failed: ImportError: no such library" in caplog.text
+    other = LocalModel("me/other", model.directory)
+    assert (engines.name_for(other), engines.trains(other)) == ("onnx", False)
+    assert engines.engine(other).name == "onnx"
+    assert engines.name_for(LocalModel("me/gone", model.directory / "gone")) is None
 
 
 def test_a_model_that_an_engine_trains_is_shown_as_such(client):

@@ -20,7 +20,7 @@ if not importlib.util.find_spec("torch"):
 
 @pytest.fixture(scope="session")
 def engine() -> Any:
-    return TorchEngine()
+    return TorchEngine("cpu")
 
 
 @pytest.fixture(scope="session")

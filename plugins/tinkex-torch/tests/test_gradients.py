@@ -19,18 +19,17 @@ from tinkex_torch.base import BaseModel
 from tinkex_torch.engine import BUILT_IN
 
 pytestmark = pytest.mark.train
-CPU = torch.device("cpu")
 LENGTHS = (5, 17, 9, 17, 1)
 
 
 @pytest.fixture(scope="module")
 def base() -> BaseModel:
-    return BaseModel(BUILT_IN["tinkex/baker-street-2M"], CPU)
+    return BaseModel(BUILT_IN["tinkex/baker-street-2M"], "cpu")
 
 
 @pytest.fixture(scope="module")
-def adapter(trained: Path) -> Adapter:
-    return Adapter.read(trained, CPU)
+def adapter(base: BaseModel, trained: Path) -> Adapter:
+    return Adapter.read(trained, base.device)
 
 
 def plain_loss(name: str, lp: Any, inputs: Mapping[str, Any], config: Mapping[str, float]) -> Any:
@@ -95,11 +94,13 @@ def computed(base: BaseModel, adapter: Adapter, data: list[Datum], name: str) ->
     loss, gradient = 0.0, torch.zeros_like(adapter.vector)
     config = LOSSES[name].config
     for indices in gradients.batches(data, base.vocabulary):
-        part = gradients.compute(base, adapter, data, indices, name, config, backward=True)
-        for index, logprobs in zip(indices, part.logprobs, strict=True):
+        found, part, slope = gradients.compute(
+            base, adapter, data, indices, name, config, backward=True
+        )
+        for index, logprobs in zip(indices, found, strict=True):
             outputs[index] = logprobs
-        loss += part.loss
-        gradient += part.gradient
+        loss += part
+        gradient += slope
     return loss, outputs, adapter.split(gradient)
 
 
@@ -151,8 +152,8 @@ def test_batches_contain_each_example_once_with_little_padding(monkeypatch):
 
 def test_a_loss_without_gradient_leaves_none(base, adapter):
     data = examples("cross_entropy")
-    part = gradients.compute(base, adapter, data, [0, 1], "cross_entropy", {}, backward=False)
-    assert part.gradient is None
+    found = gradients.compute(base, adapter, data, [0, 1], "cross_entropy", {}, backward=False)
+    assert found[2] is None
 
 
 @pytest.mark.parametrize("name", ["importance_sampling", "ppo", "cispo"])
@@ -192,7 +193,7 @@ def test_gradients_of_requests_add_up_until_the_step(engine, run):
 def test_a_loss_that_is_not_finite_is_an_error_and_adds_nothing(engine, run):
     good, bad = examples("cross_entropy"), example(4, 1, weights=np.full(4, np.nan, np.float32))
     forward(engine, run, good)
-    with pytest.raises(OperationError, match="datum 1 is not finite") as caught:
+    with pytest.raises(OperationError, match="of datum 1 is not finite") as caught:
         forward(engine, run, [good[0], bad, good[1]])
     assert caught.value.category == "user"
     with_failure = norm(engine, run)

@@ -19,6 +19,11 @@ from tinkex_local.state.adapter import CONFIG, TENSORS
 _PREFIX = "base_model.model."
 _SUFFIXES = (".lora_A.weight", ".lora_B.weight")
 
+#: What reading a file raises that is missing, damaged, or something else.
+DAMAGE: tuple[type[Exception], ...] = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
+    *(RuntimeError, SafetensorError),
+)
 #: Module name → its two factors: A (rank, inputs) and B (outputs, rank).
 Factors = dict[str, tuple[Tensor, Tensor]]
 
@@ -55,7 +60,7 @@ class Adapter:
             adapter = cls(config, {name: tensors[name].shape for name in sorted(tensors)})
             adapter.vector = adapter.joined(tensors)
             return adapter
-        except (OSError, ValueError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        except DAMAGE as error:
             raise OperationError(f"the adapter in {directory} is damaged: {error}") from error
 
     def write(self, directory: Path) -> None:
@@ -94,15 +99,13 @@ class Adapter:
         """
         tensors = self.split(vector)
         found: Factors = {}
-        for name, first in tensors.items():
-            if name.endswith(_SUFFIXES[0]) and name.startswith(_PREFIX):
-                module = name.removesuffix(_SUFFIXES[0])
-                second = tensors.get(module + _SUFFIXES[1])
-                if second is not None:
-                    found[module.removeprefix(_PREFIX)] = first, second
-        if 2 * len(found) != len(tensors):
-            known = {_PREFIX + module + suffix for module in found for suffix in _SUFFIXES}
-            raise OperationError(f"the adapter has an unknown tensor: {min(set(tensors) - known)}")
+        for name in [name for name in tensors if name.endswith(_SUFFIXES[0])]:
+            module = name.removesuffix(_SUFFIXES[0])
+            second = tensors.pop(module + _SUFFIXES[1], None)
+            if second is not None:
+                found[module.removeprefix(_PREFIX)] = tensors.pop(name), second
+        if tensors:
+            raise OperationError(f"the adapter has an unknown tensor: {min(tensors)}")
         return found
 
 

@@ -30,21 +30,23 @@ class BaseModel:
     :ivar config: transformers' configuration of the model.
     """
 
-    def __init__(self, directory: Path, device: torch.device) -> None:
+    def __init__(self, directory: Path, device: str | None = None) -> None:
         """Load the model in *directory*; nothing is downloaded and no code in it is run.
 
+        :param device: by default the best one of this machine.
         :raises OperationError: the files are damaged or of an unknown architecture.
         """
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
+        self.device = torch.device(device) if device else choose_device()
         logging.disable_progress_bar()  # standard error belongs to the program
         logging.set_verbosity_error()
         try:
             self._model, found = AutoModelForCausalLM.from_pretrained(
                 directory,
                 # Processors compute float32 faster; on a GPU, memory and bandwidth matter more.
-                dtype="auto" if device.type == "cuda" else torch.float32,
+                dtype="auto" if self.device.type == "cuda" else torch.float32,
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
@@ -57,8 +59,7 @@ class BaseModel:
             raise OperationError(f"cannot load {directory}: {reason}", "server") from error
         if lacking := sorted(found["missing_keys"]):  # transformers would use random numbers
             raise OperationError(f"{directory} lacks the tensor {lacking[0]}", "server")
-        self._model.to(device).eval().requires_grad_(False)
-        self.device = device
+        self._model.to(self.device).eval().requires_grad_(False)
         self.config = self._model.config
         parameters = inspect.signature(self._model.forward).parameters
         # transformers 5.2x renamed it.
@@ -111,12 +112,6 @@ class BaseModel:
         )
         logits: Tensor = output.logits
         return logits.float()
-
-    def new_cache(self) -> Any:
-        """Return an empty cache of keys and values."""
-        from transformers import DynamicCache
-
-        return DynamicCache(config=self.config)
 
     def _add(self, name: str, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Any:
         factors = self._factors.get(name)

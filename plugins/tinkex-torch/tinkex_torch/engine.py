@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,8 +23,6 @@ from tinkex_local.problems import OperationError
 from tinkex_local.state.models import DEFAULT_MODEL, LocalModel
 
 if TYPE_CHECKING:
-    import torch
-
     from tinkex_torch.adapter import Adapter
     from tinkex_torch.base import BaseModel
     from tinkex_torch.runs import Runs
@@ -40,55 +38,40 @@ ADAPTERS = 8
 #: Directories of the models that this package contains, by name.
 BUILT_IN = {DEFAULT_MODEL: Path(__file__).parent / "models" / "baker-street-2M"}
 
+Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
 class TorchEngine(TrainingEngine):
-    """Samples and trains with PyTorch; the base model's weights are float32 except on CUDA."""
+    """Samples and trains with PyTorch; the base model's weights are float32 except on CUDA.
+
+    :param device: a name of PyTorch's; by default the best device of this machine.
+    """
 
     name = "torch"
 
-    def __init__(self) -> None:
+    def __init__(self, device: str | None = None) -> None:
+        self._device = device
         self._models: dict[Path, BaseModel] = {}
         self._adapters: dict[tuple[Path, Path], Adapter] = {}
+        # OpenMP keeps a team of threads for each thread that has computed. A server has about a
+        # hundred threads, so that one thread computes for all of them.
+        self._thread = ThreadPoolExecutor(1, "tinkex-torch")
 
     def serves(self, model: LocalModel) -> bool:
-        """Return whether the model has Hugging Face files."""
         if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
             return False
-        directory = _directory(model)
-        weights = ("model.safetensors", "model.safetensors.index.json")
-        return (directory / "config.json").is_file() and any(
-            (directory / name).is_file() for name in weights
-        )
+        names = ("model.safetensors", "model.safetensors.index.json")
+        weights = [_directory(model) / name for name in names]
+        return (_directory(model) / "config.json").is_file() and any(map(Path.is_file, weights))
 
     def sample(
         self, model: LocalModel, spec: SampleSpec, adapter: Path | None = None
     ) -> Generator[None, None, SampleResult]:
-        """Sample as the base class says."""
-        from tinkex_local.engines.sampling import stops_at
-
-        ended = stops_at(spec, model.facts.eos, _directory(model))
-        with _failures(model):
-            from tinkex_torch import sampling
-
-            base = self._base(model)
-            reader = sampling.Reader(base, self._adapter(model, adapter) if adapter else None)
-            return (yield from sampling.sample(reader, spec, ended))
+        return self._steps(model, self._sample(model, spec, adapter))
 
     def load(self, model: LocalModel, run: Run, directory: Path, *, optimizer: bool) -> None:
-        """Load a run as the base class says."""
-        with _failures(model):
-            from tinkex_torch.adapter import Adapter
-            from tinkex_torch.runs import TrainingState
-
-            base = self._base(model)
-            adapter = Adapter.read(directory, base.device)
-            base.check(adapter)
-            state = TrainingState(adapter)
-            if optimizer:
-                state.load_optimizer(directory)
-            self._runs[run.id] = state
+        self._compute(model, lambda: self._load(model, run, directory, optimizer))
 
     def forward(
         self,
@@ -100,47 +83,104 @@ class TorchEngine(TrainingEngine):
         *,
         backward: bool,
     ) -> Generator[None, None, LossResult]:
-        """Compute a loss and its gradients as the base class says."""
-        outputs: list[dict[str, Any]] = [{} for _ in data]
-        loss, gradient = 0.0, None
-        with _failures(model):
-            from tinkex_torch import gradients
-
-            for indices in gradients.batches(data, self._base(model).vocabulary):
-                # Fetched in each step: between two steps, other requests may have moved them.
-                base, adapter = self._base(model), self._runs[run.id].adapter
-                part = gradients.compute(
-                    base, adapter, data, indices, loss_fn, config, backward=backward
-                )
-                for index, logprobs in zip(indices, part.logprobs, strict=True):
-                    outputs[index] = {"logprobs": logprobs}
-                loss += part.loss
-                if part.gradient is not None:
-                    gradient = part.gradient if gradient is None else gradient + part.gradient
-                yield
-            if gradient is not None:
-                self._runs[run.id].accumulate(gradient)
-        return LossResult(outputs, {"loss:sum": loss})
+        return self._steps(model, self._forward(model, run, data, loss_fn, config, backward))
 
     def optim_step(self, model: LocalModel, run: Run, params: AdamParams) -> dict[str, float]:
-        """Update the weights as the base class says."""
-        with _failures(model):
-            return self._runs[run.id].step(params)
+        return self._compute(model, lambda: self._runs[run.id].step(params))
 
     def zero_grad(self, run: Run) -> None:
-        """Discard the gradients of a run."""
         self._runs[run.id].gradient = None
 
     def save(self, model: LocalModel, run: Run, directory: Path, *, optimizer: bool) -> None:
-        """Write a run's files as the base class says."""
-        state = self._runs[run.id]
-        state.adapter.write(directory)
-        if optimizer:
-            state.save_optimizer(directory)
+        self._compute(model, lambda: self._runs[run.id].save(directory, optimizer=optimizer))
 
     def unload(self, run: Run) -> None:
-        """Forget a run."""
         self._runs.drop(run.id)
+
+    def _compute(self, model: LocalModel, function: Callable[[], Value]) -> Value:
+        """Call *function* in the thread that computes.
+
+        :raises OperationError: for errors of PyTorch.
+        """
+        try:
+            return self._thread.submit(function).result()
+        except (ImportError, RuntimeError, MemoryError) as error:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            # On the CPU, PyTorch raises RuntimeError for exhausted memory, too.
+            if isinstance(error, MemoryError) or "memory" in str(error):
+                message = f"not enough memory for {model.name}: use fewer or shorter examples"
+                raise OperationError(f"{message} ({reason})") from error
+            raise OperationError(f"the model {model.name} failed: {reason}", "server") from error
+
+    def _steps(
+        self, model: LocalModel, work: Generator[None, None, Value]
+    ) -> Generator[None, None, Value]:
+        """Advance *work* in the thread that computes."""
+        result: list[Value] = []
+
+        def advance() -> None:
+            try:
+                next(work)
+            except StopIteration as stop:
+                result.append(stop.value)
+
+        while True:
+            self._compute(model, advance)
+            if result:
+                return result[0]
+            yield
+
+    def _sample(
+        self, model: LocalModel, spec: SampleSpec, directory: Path | None
+    ) -> Generator[None, None, SampleResult]:
+        from tinkex_local.engines.sampling import stops_at
+        from tinkex_torch import sampling
+
+        ended = stops_at(spec, model.facts.eos, _directory(model))
+        adapter = self._adapter(model, directory) if directory else None
+        reader = sampling.Reader(self._base(model), adapter)
+        return (yield from sampling.sample(reader, spec, ended))
+
+    def _load(self, model: LocalModel, run: Run, directory: Path, optimizer: bool) -> None:
+        from tinkex_torch.adapter import Adapter
+        from tinkex_torch.runs import TrainingState
+
+        base = self._base(model)
+        adapter = Adapter.read(directory, base.device)
+        base.check(adapter)
+        state = TrainingState(adapter)
+        if optimizer:
+            state.load_optimizer(directory)
+        self._runs[run.id] = state
+
+    def _forward(
+        self,
+        model: LocalModel,
+        run: Run,
+        data: list[Datum],
+        loss_fn: str,
+        config: Mapping[str, float],
+        backward: bool,
+    ) -> Generator[None, None, LossResult]:
+        from tinkex_torch import gradients
+
+        outputs: list[dict[str, Any]] = [{} for _ in data]
+        loss, total = 0.0, None
+        for indices in gradients.batches(data, self._base(model).vocabulary):
+            # Fetched in each step: between two steps, other requests may have moved them.
+            base, adapter = self._base(model), self._runs[run.id].adapter
+            logprobs, part, gradient = gradients.compute(
+                base, adapter, data, indices, loss_fn, config, backward=backward
+            )
+            for index, values in zip(indices, logprobs, strict=True):
+                outputs[index] = {"logprobs": values}
+            loss += part
+            if gradient is not None:
+                total = gradient if total is None else total + gradient
+            yield
+        if total is not None:
+            self._runs[run.id].accumulate(total)
+        return LossResult(outputs, {"loss:sum": loss})
 
     @cached_property
     def _runs(self) -> Runs:
@@ -148,26 +188,19 @@ class TorchEngine(TrainingEngine):
 
         return Runs()
 
-    @cached_property
-    def _device(self) -> torch.device:
-        from tinkex_torch.base import choose_device
-
-        return choose_device()
-
     def _base(self, model: LocalModel) -> BaseModel:
         from tinkex_torch.base import BaseModel
 
-        directory = _directory(model)
-        return _recent(
-            self._models, directory, lambda: BaseModel(directory, self._device), limit=MODELS
-        )
+        path = _directory(model)
+        return _recent(self._models, path, lambda: BaseModel(path, self._device), limit=MODELS)
 
     def _adapter(self, model: LocalModel, directory: Path) -> Adapter:
         from tinkex_torch.adapter import Adapter
 
         def read() -> Adapter:
-            adapter = Adapter.read(directory, self._device)
-            self._base(model).check(adapter)
+            base = self._base(model)
+            adapter = Adapter.read(directory, base.device)
+            base.check(adapter)
             return adapter
 
         return _recent(self._adapters, (_directory(model), directory), read, limit=ADAPTERS)
@@ -177,31 +210,14 @@ def _directory(model: LocalModel) -> Path:
     return BUILT_IN.get(model.name, model.directory)
 
 
-Key = TypeVar("Key")
-
-
 def _recent(
     values: dict[Key, Value], key: Key, create: Callable[[], Value], *, limit: int
 ) -> Value:
     """Return ``values[key]``, created if missing; keep the *limit* most recently used."""
     value = values.pop(key, None)
     if value is None:
+        while len(values) >= limit:
+            del values[next(iter(values))]
         value = create()
     values[key] = value
-    while len(values) > limit:
-        del values[next(iter(values))]
     return value
-
-
-@contextmanager
-def _failures(model: LocalModel) -> Iterator[None]:
-    """Raise the errors of PyTorch and transformers as errors that users see."""
-    try:
-        yield
-    except (ImportError, RuntimeError, MemoryError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        # On the CPU, PyTorch raises RuntimeError for exhausted memory, too.
-        if isinstance(error, MemoryError) or "memory" in str(error):
-            message = f"not enough memory for {model.name}: use fewer or shorter examples"
-            raise OperationError(f"{message} ({reason})") from error
-        raise OperationError(f"the model {model.name} failed: {reason}", "server") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,33 +24,19 @@ LOGITS = 1 << 25
 TOKENS = 8192
 
 
-@dataclass(frozen=True)
-class Part:
-    """The result for some of the examples.
-
-    :ivar logprobs: log-probabilities of the targets of each of them.
-    :ivar gradient: of the adapter's vector; ``None`` if it was not requested.
-    """
-
-    logprobs: list[NDArray[Any]]
-    loss: float
-    gradient: Tensor | None
-
-
 def batches(data: Sequence[Datum], vocabulary: int) -> list[list[int]]:
     """Group examples of similar length, so that little padding is computed."""
     limit = max(1, min(TOKENS, LOGITS // vocabulary))
     order = sorted(range(len(data)), key=lambda index: (_width(data[index]), -_length(data[index])))
     groups: list[list[int]] = []
     for index in order:
-        group = groups[-1] if groups else []
-        first = data[group[0]] if group else None  # the longest
+        first = data[groups[-1][0]] if groups else None  # the longest of the group
         if (
             first is not None
             and _width(first) == _width(data[index])
-            and _length(first) * (len(group) + 1) <= limit
+            and _length(first) * (len(groups[-1]) + 1) <= limit
         ):
-            group.append(index)
+            groups[-1].append(index)
         else:
             groups.append([index])
     return groups
@@ -66,22 +51,20 @@ def compute(
     config: Mapping[str, float],
     *,
     backward: bool,
-) -> Part:
-    """Return the loss of the examples *indices*, and its gradient if *backward*.
+) -> tuple[list[NDArray[Any]], float, Tensor | None]:
+    """Return what the examples *indices* give: log-probabilities of targets, loss, and gradient.
 
+    :param backward: whether to compute the gradient; otherwise it is ``None``.
     :raises OperationError: the loss is not finite.
     """
-    examples = [data[index] for index in indices]
-    device = base.device
+    device, examples = base.device, [data[index] for index in indices]
     lengths = [_length(example) for example in examples]
     tokens = _padded([example.tokens for example in examples]).to(device)
     targets = _padded([_columns(example.inputs["target_tokens"]) for example in examples])
-    names = examples[0].inputs.keys() - {"target_tokens"}
-    inputs = {
-        name: torch.from_numpy(np.concatenate([_columns(e.inputs[name]) for e in examples]))
-        for name in names
-    }
-    inputs = {name: values.to(device) for name, values in inputs.items()}
+    inputs = {}
+    for name in examples[0].inputs.keys() - {"target_tokens"}:
+        joined = np.concatenate([_columns(example.inputs[name]) for example in examples])
+        inputs[name] = torch.from_numpy(joined).to(device)
     with torch.set_grad_enabled(backward):
         vector = adapter.vector.detach().requires_grad_(backward)
         with base.adapted(adapter.factors(vector), adapter.scale):
@@ -91,26 +74,18 @@ def compute(
         logprobs = torch.cat([row[:length] for row, length in zip(picked, lengths, strict=True)])
         losses = LOSSES[loss_fn](logprobs, inputs, config)
         total = losses.sum()
-        loss = float(total.detach())
-        if not math.isfinite(loss):
-            raise _not_finite(losses, indices, lengths)
+        for index, row in zip(indices, losses.detach().split(lengths), strict=True):
+            if not row.sum().isfinite():
+                raise OperationError(
+                    f"the loss of datum {index} is not finite (NaN or infinity); the gradients of "
+                    "this request were discarded"
+                )
         gradient = torch.autograd.grad(total, vector)[0] if backward else None
-    values = logprobs.detach().cpu().split(lengths)
     shaped = [
         row.numpy().reshape(example.inputs["target_tokens"].shape)
-        for row, example in zip(values, examples, strict=True)
+        for row, example in zip(logprobs.detach().cpu().split(lengths), examples, strict=True)
     ]
-    return Part(shaped, loss, gradient)
-
-
-def _not_finite(losses: Tensor, indices: list[int], lengths: list[int]) -> OperationError:
-    rows = losses.detach().split(lengths)
-    bad = [index for index, row in zip(indices, rows, strict=True) if not row.sum().isfinite()]
-    where = f" of datum {min(bad)}" if bad else ""
-    return OperationError(
-        f"the loss{where} is not finite (NaN or infinity); the gradients of this request were "
-        "discarded"
-    )
+    return shaped, float(total.detach()), gradient
 
 
 def _length(example: Datum) -> int:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from tinkex_local.engines import AdamParams
 from tinkex_local.problems import OperationError
-from tinkex_torch.adapter import Adapter, save
+from tinkex_torch.adapter import DAMAGE, Adapter, save
 
 #: Maximum bytes of runs in memory; beyond, those that were not used for the longest time are moved
 #: to temporary files.
@@ -64,22 +62,24 @@ class TrainingState:
             raise OperationError("the gradients are not finite (NaN or infinity); no step was made")
         if params.grad_clip_norm > 0:
             gradient = gradient * (params.grad_clip_norm / (norm + _CLIP_EPS)).clamp(max=1.0)
-        self.steps += 1
-        beta1, beta2, rate = params.beta1, params.beta2, params.learning_rate
-        weights = self.adapter.vector
-        weights.mul_(1 - rate * params.weight_decay)
-        self.first.lerp_(gradient, 1 - beta1)
-        self.second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        scale = (1 - beta2**self.steps) ** 0.5
-        denominator = (self.second.sqrt() / scale).add_(params.eps)
-        weights.addcdiv_(self.first, denominator, value=-rate / (1 - beta1**self.steps))
+        beta1, beta2, rate, steps = params.beta1, params.beta2, params.learning_rate, self.steps + 1
+        # New vectors, so that exhausted memory leaves all as it was.
+        first = self.first.lerp(gradient, 1 - beta1)
+        second = (self.second * beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        denominator = (second.sqrt() / (1 - beta2**steps) ** 0.5).add_(params.eps)
+        weights = self.adapter.vector * (1 - rate * params.weight_decay)
+        weights.addcdiv_(first, denominator, value=-rate / (1 - beta1**steps))
+        self.adapter.vector, self.first, self.second, self.steps = weights, first, second, steps
         return {"unclipped_grad_l2:mean": float(norm)}
 
-    def save_optimizer(self, directory: Path) -> None:
-        """Write the state of the optimizer.
+    def save(self, directory: Path, *, optimizer: bool) -> None:
+        """Write the adapter, and the state of the optimizer if *optimizer*.
 
-        :raises OSError: the file cannot be written.
+        :raises OSError: a file cannot be written.
         """
+        self.adapter.write(directory)
+        if not optimizer:
+            return
         tensors = {
             prefix + name: tensor
             for prefix, vector in zip(_MOMENTS, (self.first, self.second), strict=True)
@@ -88,7 +88,7 @@ class TrainingState:
         save(directory / OPTIMIZER, tensors | {"step": torch.tensor(self.steps)}, {"format": "pt"})
 
     def load_optimizer(self, directory: Path) -> None:
-        """Read the state that :meth:`save_optimizer` wrote.
+        """Read the state that :meth:`save` wrote.
 
         :raises OperationError: the file is missing, damaged, or of another adapter.
         """
@@ -100,7 +100,7 @@ class TrainingState:
             tensors = load_file(path, device=str(vector.device))
             first, second = (self.adapter.joined(tensors, prefix) for prefix in _MOMENTS)
             self.steps = int(tensors["step"])
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        except DAMAGE as error:
             raise OperationError(f"the optimizer state in {path} is damaged: {error}") from error
         self.first, self.second = first, second
 
@@ -109,13 +109,12 @@ class TrainingState:
 
         :raises OSError: the file cannot be written; they are still in memory.
         """
-        for vector in self._vectors():
-            vector.cpu().numpy().tofile(file)
+        for vector in (self.adapter.vector, self.first, self.second, self.gradient):
+            if vector is not None:
+                vector.cpu().numpy().tofile(file)
         file.flush()
-        empty = self.adapter.vector[:0].clone()
-        self.adapter.vector = self.first = self.second = empty
-        if self.gradient is not None:
-            self.gradient = empty
+        self.adapter.vector = self.first = self.second = self.adapter.vector[:0].clone()
+        self.gradient = None if self.gradient is None else self.first
 
     def read(self, file: IO[bytes]) -> None:
         """Move the vectors back to memory.
@@ -123,22 +122,14 @@ class TrainingState:
         :raises OSError: the file cannot be read.
         """
         count = sum(shape.numel() for shape in self.adapter.shapes.values())
-        device = self.adapter.vector.device
-        vectors = []
+        rows = 3 if self.gradient is None else 4
         file.seek(0)
-        for _ in self._vectors():
-            values = np.fromfile(file, dtype=np.float32, count=count)
-            if len(values) != count:
-                raise OSError(f"{file.name} is too short")
-            vectors.append(torch.from_numpy(values).to(device))
+        values = np.fromfile(file, dtype=np.float32, count=rows * count)
+        if len(values) != rows * count:
+            raise OSError("it is too short")
+        vectors = torch.from_numpy(values.reshape(rows, count)).to(self.adapter.vector.device)
         self.adapter.vector, self.first, self.second = vectors[:3]
-        if self.gradient is not None:
-            self.gradient = vectors[3]
-
-    def _vectors(self) -> Iterator[Tensor]:
-        yield from (self.adapter.vector, self.first, self.second)
-        if self.gradient is not None:
-            yield self.gradient
+        self.gradient = None if self.gradient is None else vectors[3]
 
 
 class Runs:

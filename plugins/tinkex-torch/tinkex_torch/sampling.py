@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import DynamicCache
 
 from tinkex_local.engines import SampleResult, SampleSpec, Sequence
 from tinkex_local.engines.sampling import best, choose, log_softmax
@@ -30,15 +31,14 @@ class Reader:
         self.base = base
         self._factors = adapter.factors(adapter.vector) if adapter else {}
         self._scale = adapter.scale if adapter else 1.0
-        self._cache = base.new_cache()
+        self._cache = DynamicCache(config=base.config)
 
     def read(self, rows: list[list[int]], *, last: int = 0) -> NDArray[Any]:
         """Process the same number of tokens for each sequence; see :meth:`BaseModel.logits`."""
         tokens = torch.tensor(rows, device=self.base.device)
         with torch.no_grad(), self.base.adapted(self._factors, self._scale):
             logits = self.base.logits(tokens, cache=self._cache, last=last)
-        values: NDArray[Any] = logits.cpu().numpy()
-        return values
+        return np.asarray(logits.cpu())
 
     def repeated(self, count: int) -> Reader:
         """Return a reader of *count* sequences that all begin with this one."""
@@ -69,7 +69,10 @@ def sample(
 
 
 class _Scores:
-    """The log-probabilities of the prompt."""
+    """The log-probabilities of the prompt.
+
+    :ivar first: position of the first token to score; the number of tokens if none is.
+    """
 
     def __init__(self, spec: SampleSpec) -> None:
         self._spec = spec
@@ -106,8 +109,7 @@ def _read_prompt(
             if scores.first <= position < len(prompt):
                 scores.add(row)
         yield
-    after: NDArray[Any] = rows[-1]
-    return after
+    return np.asarray(rows[-1])
 
 
 def _continue(

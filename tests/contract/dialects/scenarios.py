@@ -59,6 +59,7 @@ OFFLINE = {
     **dict.fromkeys(("local info", "local model list", "checkpoint verify"), "reads files"),
     **dict.fromkeys(("note list", "note show"), "reads files"),
     **dict.fromkeys(("local model add", "note add", "plugin new"), "writes files"),
+    "local checkpoint add": "copies files",
     **dict.fromkeys(("local model remove", "local reset"), "removes files"),
     "auth logout": "forgets stored keys; asks the service only for keys of old logins",
     "auth switch": "chooses among the stored keys",
@@ -76,7 +77,6 @@ AS_ANOTHER = {
     "checkpoint push-hf": "checkpoint download",
     "hello": "run list",
     "run watch": "run wait",  # which ends
-    "score": "run",
 }
 
 SCENARIOS = {
@@ -169,6 +169,12 @@ SCENARIOS = {
         r're:\{.*"tokens": ?\[11, ?12\].*\}\n',
         on={"local": r're:\{.*"tokens": ?\[.*\}\n'},
         operation="Batch",
+    ),
+    "score": Scenario(
+        "score {rows} --model-path {sampler} --tokenizer {tokenizer} -f value -c rows -c tokens -c nll",
+        "1 2 1.5\n",
+        on={"local": r"re:1 \d+ \d+\.\d+\n"},
+        operation="Scoring",
     ),
     "model list": Scenario("model list", "{model}\n"),
     "session list": Scenario(

@@ -166,6 +166,8 @@ def test_a_noun_alone_lists_its_commands():
         (["local"], "tinkex-local"),
         (["local", "serve"], "tinkex-local"),
         (["checkpoint", "push-hf", "x"], "tinkex-hub"),
+        (["checkpoint", "export", "x"], "tinkex-hub"),
+        (["checkpoint", "inspect", "x"], "tinkex-hub"),
         (["chat", "@latest"], "tinkex-lab"),
         (["--profile", "local", "run", "list"], "tinkex-local"),
     ],

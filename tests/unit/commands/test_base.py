@@ -147,6 +147,9 @@ def test_a_plugin_has_private_directories_for_data_and_cache(fake_plugins, home:
     assert [(place / "note").read_text() for place in places(home)] == ["kept", "kept"]
     assert [stat.S_IMODE(place.stat().st_mode) for place in places(home)] == [0o700, 0o700]
     assert [plugin_directory(kind, "p_keep") for kind in ("data", "cache")] == places(home)
+    state = plugin_directory("state", "p_keep")
+    assert state == home / ".local" / "state" / "tinkex" / "plugins" / "p-keep"
+    assert state.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,12 @@ def test_what_encode_prints_is_read_again(tinkex, tmp_path):
     assert json.loads(done.stdout)["prefill_tokens"] == 3
 
 
+def test_text_that_looks_like_token_ids_is_reported(tinkex):
+    done = tinkex("tokens", "count", "-", stdin="[1.0, 2.0]")
+    assert "standard input is encoded as text, not as token ids: item 1 is 1.0" in done.stderr
+    assert not tinkex("tokens", "decode", "-", stdin="1 2").stderr
+
+
 def test_a_directory_has_a_prompt_in_each_file(tinkex, tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "a.txt").write_text("hello\n")
@@ -144,7 +150,9 @@ def test_mistakes_are_reported(argv, stdin, message, tinkex):
 def test_messages_need_a_template(tinkex, model, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes(Path(model, "tokenizer.json").read_bytes())
     words = ["tokens", "count", "-", "--chat", "--base-model", str(tmp_path)]
-    assert "has no chat template" in tinkex(*words, stdin="x", code=1).stderr
+    done = tinkex(*words, stdin="x", code=1)
+    assert "has no chat template" in done.stderr
+    assert "Hint: Name another model with --base-model, or a directory" in done.stderr
 
 
 # ---------------------------------------------------------------- estimates

@@ -129,7 +129,7 @@ def test_a_section_that_no_plugin_reads_is_shown_without_its_values(profile):
     rows = invoke(["config", "show", "-f", "json"]).rows
 
     (row,) = (row for row in rows if row["name"] == "plugins.p-gone.limit")
-    assert (row["value"], row["description"]) == ("…", "no installed plugin declares it")
+    assert (row["value"], row["description"]) == ("…", "no loaded plugin declares it")
     assert "unknown" not in invoke(["profile", "list"]).stderr
 
 

@@ -10,6 +10,7 @@ import math
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from operator import length_hint
@@ -85,14 +86,20 @@ class _Pool(Generic[T, R]):
         self._workers = workers
         #: Number of workers started, and of those that will take another item.
         self._started = self._active = 0
-        #: One permit for each started worker without an item.
-        self._idle = threading.Semaphore(0)
+        #: A member for each started worker without an item; removed with the lock held.
+        self._idle: deque[None] = deque()
         self._taking = threading.Lock()
-        self._room = threading.Semaphore(window)
+        #: A permit for each further item; a semaphore takes twenty times as long.
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._permit(window)
         self._stopped = False
         #: Index, result and exception of an item; ``None`` for a worker that has ended.
         self._done: queue.SimpleQueue[tuple[int, R | None, BaseException | None] | None]
         self._done = queue.SimpleQueue()
+
+    def _permit(self, count: int) -> None:
+        for _ in range(count):
+            self._room.put(None)
 
     def _start(self) -> None:
         start_thread(self._work, "tinkex-worker")
@@ -106,7 +113,9 @@ class _Pool(Generic[T, R]):
             if found is None:
                 self._active -= 1
                 return None
-            if not self._idle.acquire(blocking=False) and self._started < self._workers:
+            if self._idle:
+                self._idle.pop()
+            elif self._started < self._workers:
                 try:  # a worker for the next item
                     self._start()
                 except LimitReached:
@@ -132,7 +141,8 @@ class _Pool(Generic[T, R]):
         """Process one item after the other; the target of each thread."""
         index = -1
         try:
-            while self._room.acquire():
+            while True:
+                self._room.get()
                 taken = self._take()
                 if taken is None:
                     return
@@ -144,13 +154,13 @@ class _Pool(Generic[T, R]):
                 except LimitReached as error:
                     if self._give_back(index, item, active, error):
                         return
-                    self._room.release()
+                    self._permit(1)
                     continue
-                self._idle.release()
+                self._idle.append(None)
         except BaseException as error:  # raised again in the thread that iterates
             self._done.put((index, None, error))
         finally:
-            self._room.release()
+            self._permit(1)
             self._done.put(None)
 
     def results(self, on_done: Callable[[int], None] | None, *, ordered: bool) -> Iterator[R]:
@@ -169,7 +179,7 @@ class _Pool(Generic[T, R]):
                 index, result, error = outcome
                 if isinstance(error, RequestShown):
                     shown[index] = error
-                    self._room.release()
+                    self._permit(1)
                     continue
                 if error is not None:
                     raise error
@@ -178,12 +188,12 @@ class _Pool(Generic[T, R]):
                 if on_done is not None:
                     on_done(finished)
                 while position in early:
-                    self._room.release()
+                    self._permit(1)
                     yield early.pop(position)
                     position += 1
         finally:  # start no further item, and end the workers that wait for a permit
             self._stopped = True
-            self._room.release(self._workers)
+            self._permit(self._workers)
         if shown:
             raise RequestShown(*(line for index in sorted(shown) for line in shown[index].lines))
 

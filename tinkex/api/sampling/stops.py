@@ -1,4 +1,4 @@
-"""Stop sequences of chat models: what ends a reply.
+"""Stop sequences of chat models: the tokens and strings that end a reply.
 
 They are derived from the chat template and from the files next to it, like those of the renderers
 in the Tinker cookbook, which are written by hand for each family of models.
@@ -23,10 +23,10 @@ _QUESTION, _REPLY = "content of a question", "content of a reply"
 
 @dataclass(frozen=True)
 class StopSequences:
-    """What ends a reply of a chat model.
+    """The tokens and strings that end a reply of a chat model.
 
-    :ivar tokens: id → text of each token that does.
-    :ivar strings: strings that do, for a template whose end of turn is not a token.
+    :ivar tokens: id → text of each token that ends a reply.
+    :ivar strings: strings that end a reply, for a template whose end of turn is not a token.
     """
 
     tokens: Mapping[int, str]

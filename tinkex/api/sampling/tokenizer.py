@@ -137,7 +137,7 @@ class Tokenizer:
 
     @cached_property
     def stop_sequences(self) -> StopSequences:
-        """What ends a reply: the end of turn of the chat template, and the model's end of text.
+        """The end of turn of the chat template, and the tokens that end any text of the model.
 
         :raises ChatTemplateError: the tokenizer has no usable template.
         """

@@ -17,16 +17,16 @@ from tinkex_hub.commands import sources
 
 
 class ExportCheckpoint(ShowOne):
-    """Convert a checkpoint for PEFT, or merge it into its base model."""
+    """Convert a checkpoint for PEFT, or merge it into a model."""
 
     is_action = True
     column_names = (
         "source", "format", "output", "base_model", "base_checked", "files", "size_bytes",
     )  # fmt: skip
     examples = (
-        "tinkex checkpoint export ./final --to peft --output ./final-peft",
-        "tinkex checkpoint export run-123:final --to peft --base ./Qwen3-8B --output ./final-peft",
-        "tinkex checkpoint export ./final --to merged --base ./Qwen3-8B --output ./final-merged",
+        "tinkex checkpoint export ./final --to peft -o ./final-peft",
+        "tinkex checkpoint export run-123:final --base Qwen/Qwen3-8B -o ./final-peft",
+        "tinkex checkpoint export ./final --to merged --base ./Qwen3-8B -o ./merged",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ _LOADS = {"all": "loads all tensors", "part": "loads a part", "nothing": "does n
 
 
 class InspectCheckpoint(ShowOne):
-    """Show the modules and norms of an adapter, and which programs load it."""
+    """Show modules and norms of an adapter, and what loads it."""
 
     column_names = (
         "source", "base_model", "lora_rank", "lora_alpha", "dtype", "parameters", "size_bytes",

@@ -127,7 +127,7 @@ def add_base(parser: argparse.ArgumentParser, default: str) -> None:
     """Add ``--base``; see :func:`find_base`."""
     parser.add_argument(
         "--base",
-        metavar="<model>",
+        metavar="<dir>",
         type=non_empty,
         help="base model, whose names and shapes the adapter must fit: its directory, or its name "
         f"on the Hugging Face Hub (default: {default})",

@@ -60,7 +60,7 @@ class Chat(Command):
     examples = (
         "tinkex chat run-123:final --system 'Answer briefly.'",
         "tinkex chat --base-model Qwen/Qwen3-8B --log talks.jsonl",
-        "printf '%s\\n' 'Who are you?' /retry | tinkex chat @latest --json | jq -r .content",
+        "echo 'Who are you?' | tinkex chat @latest --json | jq -r .content",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

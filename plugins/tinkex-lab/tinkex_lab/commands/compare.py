@@ -13,9 +13,9 @@ from typing import Any
 
 from tinkex.columns import plain_text
 from tinkex.commands.base import Lister
+from tinkex.commands.batch import BatchRun
+from tinkex.commands.batch_prompts import PromptSource
 from tinkex.commands.sampling import (
-    BatchRun,
-    PromptSource,
     add_chat_options,
     add_sampling_options,
     checked_model,
@@ -30,7 +30,7 @@ from tinkex_lab.results import ResultRow, read_results
 
 
 class Compare(Lister):
-    """Sample the same prompts from several models, side by side."""
+    """Sample the same prompts from several models."""
 
     is_action = True  # it samples, which costs money
     notes = (
@@ -41,8 +41,8 @@ class Compare(Lister):
         *("id", "prompt", "sample", "model", "text", "stop_reason", "avg_logprob", "token_count"),
     )
     examples = (
-        "tinkex compare prompts.txt --model-path run-123:final --base-model Qwen/Qwen3-8B",
-        "tinkex compare prompts.jsonl --model-path @a --model-path @b -o results --html ab.html",
+        "tinkex compare prompts.txt --base-model Qwen/Qwen3-8B --model-path @latest",
+        "tinkex compare in.jsonl --model-path @a --model-path @b -o out --html ab.html",
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

@@ -129,7 +129,7 @@ class Grade(Lister):
         except OSError:
             return
         if count:
-            self.status(f"Not graded: {count} rows that were not sampled, see {path}.")
+            self.status(f"Rows without samples, which are not graded: {count}; see {path}.")
 
 
 def _graded(

@@ -62,9 +62,9 @@ class Score(Lister):
     is_action = True  # it sends a request for each row, which costs money
     operation = "Scoring"
     notes = (
-        "Counted are the replies of the assistant, completions with the token that ends them, and "
-        "all tokens of a text but the first. Bits per byte leave special tokens out. Models with "
-        "different tokenizers are comparable by bits per byte only."
+        "These tokens count: replies of the assistant, completions with the token that ends them, "
+        "and all tokens of a text except the first. Special tokens do not count in bits per byte. "
+        "Only bits per byte are comparable between models with different tokenizers."
     )
     column_names = (
         *("model", "base_model", "rows", "tokens", "nll", "perplexity", "bits_per_byte"),
@@ -73,7 +73,7 @@ class Score(Lister):
     plain_columns = column_names
     droppable = ("model", "base_model", "failed", "rows", "tokens")
     examples = (
-        "tinkex score held-out.jsonl --model-path run-123:final --base-model Qwen/Qwen3-8B",
+        "tinkex score data.jsonl --base-model Qwen/Qwen3-8B --model-path run-123:final",
         "tinkex score held-out.jsonl --model-path @latest --fail-above 1.8",
     )
 

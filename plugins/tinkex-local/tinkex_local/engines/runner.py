@@ -40,8 +40,9 @@ TURN_SECONDS = 0.1
 #: Seconds that a poll spends on another request while its own waits.
 HELP_SECONDS = 0.5
 
-#: Seconds that a request waits for one with a lower number, which the client sent later.
-GAP_SECONDS = 20.0
+#: Seconds that a request waits for one with a lower number, after the last arrival of any; clients
+#: send the first request of a batch last.
+GAP_SECONDS = 30.0
 
 CAPACITY = "Other requests are being computed; this one waits for its turn"
 
@@ -71,6 +72,8 @@ class Runner:
         self._turn = threading.Lock()  # only one thread computes at a time
         self._changed = threading.Condition()
         self._jobs: dict[str, _Job] = {}
+        #: Work of dropped jobs, to be closed by a thread that has the turn.
+        self._dropped: list[Work] = []
         self._polls = 0
 
     def retrieve(self, request_id: str, seconds: float = POLL_SECONDS) -> dict[str, Any]:
@@ -123,9 +126,11 @@ class Runner:
 
     def _wait_for(self, number: int, row: dict[str, Any], deadline: float) -> None:
         """Wait until request *number* may have arrived; fail *row*, the next one, after a time."""
-        if self._service.clock() - row["created"] < GAP_SECONDS:
-            with self._changed:
-                self._changed.wait(max(0.0, min(deadline - time.monotonic(), 1.0)))
+        since = operations.last_arrival(self._service, row["scope"])
+        if self._service.clock() - since < GAP_SECONDS:
+            with self._changed:  # held by arrived(), too, so that none is missed
+                if operations.missing(self._service, row["scope"], row["seq"]) is not None:
+                    self._changed.wait(max(0.0, min(deadline - time.monotonic(), 1.0)))
             return
         error = OperationError(
             f"Request {number} of this model has not arrived, so request {row['seq']} was not "
@@ -182,7 +187,7 @@ class Runner:
         now = time.monotonic()
         for name, job in list(self._jobs.items()):
             if now - job.polled > IDLE_SECONDS and job.ended is None and not job.lock.locked():
-                job.work.close()
+                self._dropped.append(job.work)
                 del self._jobs[name]
                 return
 
@@ -196,6 +201,8 @@ class Runner:
             if not self._turn.acquire(timeout=max(0.0, deadline - time.monotonic())):
                 break
             try:
+                while self._dropped:
+                    self._dropped.pop().close()
                 if job.ended is None:
                     job.ended = self._take_turn(job)
                 if job.ended is not None:
@@ -223,6 +230,9 @@ class Runner:
         except Exception as error:  # a bug here or in an engine: clients must not poll forever
             note_fault(job.row["kind"], error)
             return OperationError("Internal error", "server")
+        except BaseException:  # Ctrl-C: the next poll starts over
+            self._drop(job)
+            raise
         return None
 
     def _record(self, job: _Job, ended: Outcome | OperationError) -> None:

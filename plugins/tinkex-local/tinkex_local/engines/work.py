@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tinkex_local.engines import AdamParams, Run, TrainingEngine
-from tinkex_local.engines.choice import Engines
+from tinkex_local.engines.choice import INSTALL, Engines
 from tinkex_local.problems import OperationError, Problem
 from tinkex_local.state import adapter, checkpoints, operations, runs, sampling, weights
 from tinkex_local.state.models import LocalModel
@@ -84,7 +84,8 @@ class Worker:
             result = yield from engine.sample(model, spec, directory)
         else:
             raise OperationError(
-                f"The engine {engine.name} cannot apply the trained adapter of this checkpoint"
+                f"The engine {engine.name} cannot apply the trained adapter of this checkpoint; "
+                f"'{INSTALL}' adds one that can"
             )
         return Outcome(lambda: {"type": "sample", **asdict(result)})
 

@@ -195,12 +195,23 @@ def set_ttl(service: Service, path: TinkerPath, seconds: int | None) -> None:
         service.store.write("UPDATE checkpoints SET expires = ? WHERE id = ?", expires, row["id"])
 
 
+#: Seconds without a heartbeat or a poll after which a session loses its unlisted checkpoints.
+SESSION_SECONDS = 86400.0
+#: Unlisted checkpoints serve one sampling session, such as those of each step of a training loop.
+_UNREACHABLE = """
+DELETE FROM checkpoints WHERE listed = 0 AND run_id IN (
+    SELECT runs.id FROM runs JOIN sessions ON sessions.id = runs.session_id
+    WHERE sessions.finished IS NOT NULL OR sessions.heartbeat < ?)
+"""
+
+
 def sweep(service: Service) -> None:
-    """Remove expired checkpoints and the remains of killed processes."""
+    """Remove expired and unreachable checkpoints, and the remains of killed processes."""
     store = service.store
     with store.transaction():
         # Here, no other process is between its rename and its row.
         store.write("DELETE FROM checkpoints WHERE expires <= ?", service.clock())
+        store.write(_UNREACHABLE, service.clock() - SESSION_SECONDS)
         kept = {row[0] for row in store.rows("SELECT id FROM checkpoints")}
         kept |= {row[0] for row in store.rows("SELECT weights FROM runs WHERE weights NOT NULL")}
         names = set(os.listdir(service.checkpoints))

@@ -114,6 +114,12 @@ def first_pending(service: Service, scope: str) -> dict[str, Any] | None:
     return None if row is None else _decoded(row)
 
 
+def last_arrival(service: Service, scope: str) -> float:
+    """Return when the last of the pending requests in *scope* arrived."""
+    query = "SELECT max(created) FROM operations WHERE scope = ? AND state = 'pending'"
+    return float(service.store.scalar(query, scope) or 0.0)
+
+
 def missing(service: Service, scope: str, seq: int) -> int | None:
     """Return a number below *seq* whose request has not arrived, or ``None``.
 

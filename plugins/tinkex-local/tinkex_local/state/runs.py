@@ -87,8 +87,8 @@ def lost(service: Service, row: sqlite3.Row) -> str | None:
     last = checkpoints.listing(service, run_id=row["id"], kind=paths.TRAINING, limit=1)
     advice = f"its last checkpoint is {last[0]['tinker_path']}" if last else "it has no checkpoint"
     return (
-        f"The model {row['id']!r} was trained by another process of this service; if that process "
-        f"has ended, its unsaved training is lost: {advice}"
+        f"The model {row['id']!r} was trained by another process of this service. If that process "
+        f"has ended, its unsaved training is lost; {advice}"
     )
 
 

@@ -335,7 +335,7 @@ def _filled(
 
 
 #: Largest number of elements of a tensor; the body does not limit that of a sparse matrix.
-_LARGEST = 2**26
+_LARGEST = 2**24
 
 
 def _require_tokens(tokens: NDArray[Any], where: str, facts: ModelFacts) -> None:

@@ -103,11 +103,16 @@ class LoraConfig(Body):
     train_attn: bool = True
 
 
+class OptimizerConfig(Body):
+    type: Literal["adamw"] = "adamw"
+
+
 class CreateModel(Described):
     session_id: Identifier
     model_seq_id: Sequence
     base_model: Identifier
     lora_config: LoraConfig | None = None
+    optimizer_config: OptimizerConfig | None = None
 
 
 class ModelOnly(Body):
@@ -146,6 +151,7 @@ class LoadWeights(Described):
     session_id: Identifier | None = None
     model_seq_id: Sequence | None = None
     base_model: Identifier | None = None
+    optimizer_config: OptimizerConfig | None = None
 
 
 class CopyWeights(Body):

@@ -301,3 +301,46 @@ def test_a_file_of_the_hub_is_downloaded_into_the_cache(hub, directory, server):
     server.seen.clear()
     assert load_tokenizer("Qwen/Qwen3-8B", sources=[HuggingFaceSource()])
     assert not server.seen
+
+
+@pytest.fixture
+def bytewise(tmp_path: Path):
+    """A tokenizer with a token for each byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = tokenizers.Tokenizer(models.BPE({c: n for n, c in enumerate(alphabet)}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    return module.Tokenizer(made)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("ab", ["a", "b"]),
+        ("aé!", ["a", "", "é", "!"]),
+        ("\U0001fae8x", ["", "", "", "\U0001fae8", "x"]),
+        ("", []),
+    ],
+)
+def test_the_last_token_of_a_character_has_it(bytewise, text, parts):
+    tokens = bytewise.encode(text)
+    assert bytewise.token_texts(tokens) == parts
+    assert bytewise.token_texts(tokens, after=bytewise.encode("né")) == parts
+
+
+@pytest.mark.parametrize(
+    ("cut", "parts"),
+    [
+        (slice(None, 2), ["a", "\ufffd"]),  # the text ends inside a character
+        (slice(2, None), ["\ufffd", "!"]),  # it begins inside one
+    ],
+)
+def test_bytes_that_are_no_character_are_replaced(bytewise, cut, parts):
+    assert "".join(bytewise.token_texts(bytewise.encode("aé!")[cut])) == "".join(parts)
+
+
+def test_the_space_of_the_first_token_is_kept(tmp_path: Path):
+    made = tokenizers.Tokenizer(models.WordLevel({"a": 0, "▁b": 1}, unk_token="a"))
+    made.decoder = decoders.Metaspace()
+    assert module.Tokenizer(made).token_texts([1, 1], after=[0]) == [" b", " b"]
+    assert module.Tokenizer(made).token_texts([1, 1]) == ["b", " b"]
