@@ -131,7 +131,7 @@ class ResetLocal(ShowOne):
 
 
 class AddLocalModel(ShowOne):
-    """Add an onnxruntime-genai or Hugging Face model to the embedded service."""
+    """Add a model to the embedded service."""
 
     operation = "adding a model"
     is_action = True
