@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.faults.commands import COMMANDS
-from tests.faults.test_matrix import LIMIT, assert_told, filled
+from tests.faults.test_matrix import assert_told, filled
 from tests.functional.conftest import KEY
 from tinkex.testing import invoke
 
@@ -25,5 +25,5 @@ def test_an_answer_cut_anywhere_is_no_answer(
     monkeypatch.chdir(tmp_path)
     for place in PLACES if request.config.getoption("--all-faults") else QUICK:
         url = faulty.url(f"true-cut-{place}-{framing}")
-        options = ["--base-url", url, "--api-key", KEY, "--timeout", f"{LIMIT:g}s"]
+        options = ["--base-url", url, "--api-key", KEY]
         assert_told(invoke([*filled(command.words, *saved), *options]), command, tmp_path)

@@ -32,7 +32,7 @@ from tinkex.cli.commandmanager import CommandManager
 from tinkex.testing import Invocation, invoke
 
 #: Seconds that a command may take; the faults that stall do so for longer than a test may last.
-LIMIT = 1.0
+LIMIT = 0.5
 PROMPT_FILE = str(Path(conftest.__file__).with_name("tokens.jsonl"))
 KEY = "tml-canary-8d1f0c2ab34e"
 

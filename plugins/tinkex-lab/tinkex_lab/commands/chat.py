@@ -79,7 +79,7 @@ class Chat(Command):
             "--log",
             metavar="<path>",
             help="file to append the conversations to, as JSON lines with messages, which "
-            "'run batch' and 'score' read",
+            "'run batch', 'score' and 'train sft' read",
         )
         add_formats(parser, ("json",), "output format; one line of JSON for each answer")
         add_sampling_options(parser, single=True)
