@@ -57,7 +57,7 @@ class _Scored:
 
 
 class Score(Lister):
-    """Score data under models: NLL per token, perplexity, bits per byte."""
+    """Score data under models: perplexity, bits per byte."""
 
     is_action = True  # it sends a request for each row, which costs money
     operation = "Scoring"
