@@ -50,10 +50,9 @@ class Checkpoint:
         :param run_id: the run that lists it, for a path that does not name its run.
         """
         record = data if isinstance(data, Mapping) else {"path": shown(data)}
-        text = {name: value for name, value in record.items() if isinstance(value, str) and value}
-        name = text.get("checkpoint_id", "")
-        path = text.get("tinker_path") or text.get("path") or name or shown(data)
-        kind = text.get("checkpoint_type", "")
+        name = _text(record, "checkpoint_id")
+        path = _text(record, "tinker_path") or _text(record, "path") or name or shown(data)
+        kind = _text(record, "checkpoint_type")
         with contextlib.suppress(UsageError):
             parsed = TinkerPath.from_string(path)
             path, run_id = str(parsed), parsed.run_id
@@ -89,6 +88,11 @@ class Checkpoint:
     def has_bare_id(self) -> bool:
         """Whether its id has no kind, so that two checkpoints may share the id."""
         return bool(self.checkpoint_id) and "/" not in self.checkpoint_id
+
+
+def _text(record: Mapping[str, Any], name: str) -> str:
+    value = record.get(name)
+    return value if isinstance(value, str) else ""
 
 
 def key_of(path: str) -> str:
