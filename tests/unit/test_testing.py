@@ -150,7 +150,10 @@ class Fails(Hook):
         ("http_pools greet = Fussy", "ZeroDivisionError: division by zero"),
         ("tokenizers greet = Shelf", "it has no find"),
         ("formatters.list greet = Format", "it has no emit_list"),
-        ("formatters.show greet = Format", "not a subclass of cliff.formatters.base.SingleFormatter"),
+        (
+            "formatters.show greet = Format",
+            "not a subclass of cliff.formatters.base.SingleFormatter",
+        ),
         ("profiles greet = profile", "unknown settings: http_pol"),
         ("hooks.run_list h = Fails", "ZeroDivisionError: division by zero"),
         ("hooks.run_list h = Hook", "argument --limit: conflicting option string: --limit"),

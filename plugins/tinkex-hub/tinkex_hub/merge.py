@@ -269,7 +269,8 @@ class _Merging:
         import numpy as np
 
         # A comparison with NaN is false.
-        if not (np.abs(new) <= float(ml_dtypes.finfo(old.dtype).max)).all():
+        limit = float(ml_dtypes.finfo(old.dtype).max)  # type: ignore[no-untyped-call]
+        if not (np.abs(new) <= limit).all():
             raise UsageError(f"the merged weight {name} has values that are not finite numbers")
         return new.astype(old.dtype).tobytes()
 

@@ -131,7 +131,7 @@ class ResetLocal(ShowOne):
 
 
 class AddLocalModel(ShowOne):
-    """Add an onnxruntime-genai or Hugging Face model to the embedded service."""
+    """Add a model to the embedded service."""
 
     operation = "adding a model"
     is_action = True
@@ -228,7 +228,7 @@ class AddLocalCheckpoint(ShowOne):
     column_names: ClassVar = ("tinker_path", "base_model", "lora_rank", "size_bytes")
     examples = (
         "tinkex local checkpoint add ./my-adapter",
-        "tinkex local checkpoint add ./my-adapter --base-model Qwen/Qwen3-0.6B --name v1",
+        "tinkex local checkpoint add ./my-adapter --base-model me/model --name v1",
     )
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:

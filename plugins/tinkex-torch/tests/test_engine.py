@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from tinkex_torch.adapter import Adapter
 from tinkex_torch.base import BaseModel
 
 pytestmark = pytest.mark.train
+ROOT = Path(__file__).parents[3]
 #: No two sizes are equal, so that no shape fits by accident.
 SIZES = {
     "vocab_size": 90,
@@ -142,6 +145,17 @@ def test_which_models_are_served(engine, tmp_path, monkeypatch):
     assert not engine.serves(model)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert not engine.serves(MODEL)
+
+
+def test_a_list_of_models_does_not_import_pytorch():
+    code = """
+import sys
+from tests.training import MODEL
+from tinkex_torch.engine import TorchEngine
+print(TorchEngine().serves(MODEL), {"torch", "transformers"} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "True set()\n", done.stderr
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_training_lowers_the_loss_and_leaves_checkpoints(sft):
 def test_what_is_printed(sft):
     done = sft.train()
 
-    assert re.search(r"^Training run .*: 10 steps$", done.stderr, re.M)
+    assert re.search(r"^Training run .*: 10 steps, learning rate 0\.05$", done.stderr, re.M)
     assert re.search(r"^Step 3 of 10: loss \d\.\d{3}, \d+ tok/s$", done.stderr, re.M)
     assert re.search(r"^Loss: 7\.\d{3} █[▁-█]{8}▁ \d\.\d{3}$", done.stderr, re.M)
     lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
@@ -328,6 +328,7 @@ def test_long_rows(sft):
         (["--base-model", "m", "--model-path", "x"], "either --base-model or --model-path", ""),
         (["--output", "o", "--eval-every", "2"], "--eval-every needs --eval", "held-out"),
         (["--output", "data.jsonl"], "data.jsonl is not a directory", "--output"),
+        (["--output", "data.jsonl/x"], "data.jsonl/x/config.json: Not a directory", ""),
         (["--output", "o", "--eval", "none"], "cannot read none: No such file", ""),
         (["--output", "o", "--eval", "empty"], "there are no rows in empty", "one JSON object"),
         (["--output", "o", "--base-model", "acme/none"], "acme/none", "--tokenizer"),

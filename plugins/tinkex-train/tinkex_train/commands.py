@@ -193,10 +193,12 @@ class SftTrain(ShowOne):
                 return self._finished(job, log, last)
         step = last["epoch"] * job.plan.batches.per_epoch + last["batch"] if last else 0
         with ExitStack() as stack:
-            training = stack.enter_context(self._training(parsed_args, job, last))
             stack.callback(log.close)
-            log.open(config, step)
-            self.status(f"Training run {training.model_id}: {job.plan.batches.steps} steps")
+            log.lock()
+            training = stack.enter_context(self._training(parsed_args, job, last))
+            log.begin(config, step)
+            steps, rate = job.plan.batches.steps, job.plan.learning_rate
+            self.status(f"Training run {training.model_id}: {steps} steps, learning rate {rate:g}")
             summary = self._run(training, job, log, step)
         return self._results(training.model_id, job.base_model, summary, log)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -40,12 +40,10 @@ class DataSet:
         name: str,
         builder: ExampleBuilder,
         layout: str | None = None,
-        on_row: Callable[[int], None] = lambda _: None,
     ) -> DataSet:
         """Read the file *name* and tokenize it.
 
         :param layout: one of ``SupervisedRow.LAYOUTS``, or ``None`` to detect it for each row.
-        :param on_row: called with the number of finished rows.
         :raises LocalError: it cannot be read.
         :raises UsageError: a row is invalid, or there are none.
         """
@@ -61,7 +59,6 @@ class DataSet:
                     examples += found
                     places += [row.where] * len(found)
                     rows += 1
-                    on_row(rows)
         except OSError as error:
             raise LocalError(f"cannot read {name}: {error.strerror}") from error
         if not examples:

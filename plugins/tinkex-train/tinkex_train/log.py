@@ -26,7 +26,7 @@ _FREE = ("log_path", "save_every", "eval_every", "tinkex_train")
 class RunDirectory:
     """The files of a run, which only this user may have written.
 
-    :param name: the directory, created by :meth:`open`.
+    :param name: the directory, created by :meth:`lock`.
     :raises LocalError: there is something else at that place.
     """
 
@@ -103,16 +103,25 @@ class RunDirectory:
                 "--output.",
             )
 
-    def open(self, config: Mapping[str, Any], step: int) -> None:
-        """Lock the directory, write the configuration, and drop the metrics of steps from *step*.
-
-        These are moved to ``metrics.jsonl.pre_resume_000020``, for example.
+    def lock(self) -> None:
+        """Create the directory, and lock it against other processes.
 
         :raises LocalError: it cannot be written, or another process uses it.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._stack.enter_context(locked(self.path / METRICS))
+        except OSError as error:
+            raise self._not_written(error) from error
+        self._stack.enter_context(locked(self.path / METRICS))
+
+    def begin(self, config: Mapping[str, Any], step: int) -> None:
+        """Write the configuration, and drop the metrics of steps from *step*.
+
+        These are moved to ``metrics.jsonl.pre_resume_000020``, for example.
+
+        :raises LocalError: a file cannot be written.
+        """
+        try:
             with replacing(self.path / CONFIG) as file:
                 file.write((json.dumps(config, indent=2) + "\n").encode())
             self._drop_metrics(step)

@@ -78,10 +78,9 @@ class InspectCheckpoint(ShowOne):
         for name, value in record.items():
             is_text = isinstance(value, (_Modules, _Names, _Norm, _Verdict))
             text = value.human_readable() if is_text else plain_text(value)
-            first, *others = text.split("\n")
-            lines += (
-                [f"{heading(name)}: {first}", *(f"  {line}" for line in others)] if text else []
-            )
+            if text:
+                between = "\n" if isinstance(value, _Modules) else " "
+                lines.append(f"{heading(name)}:{between}{text}".replace("\n", "\n  "))
         return lines
 
     def _described(self, adapter: Adapter, *, with_norms: bool) -> dict[str, Any]:

@@ -41,8 +41,7 @@ class PushHfCheckpoint(ShowOne):
         "pass show hf | tinkex checkpoint push-hf run-123:final --hf-token -",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_path(parser)
         parser.add_argument(
             "--raw",
@@ -81,7 +80,6 @@ class PushHfCheckpoint(ShowOne):
         parser.add_argument(
             "--no-model-card", action="store_true", help="do not write a README.md if there is none"
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.api import TinkerPath

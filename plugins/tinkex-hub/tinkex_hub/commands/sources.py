@@ -29,7 +29,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         "source",
         metavar="<source>",
         help="directory of a downloaded checkpoint or of an adapter, or a checkpoint: "
-        "tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @latest",
+        "tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest, @latest or @ALIAS",
     )
 
 
@@ -38,10 +38,6 @@ def directory_of(command: ShowOne, source: str) -> Path | None:
 
     :raises LocalError: it can only be a directory, and there is none.
     """
-    from tinkex.api.paths import is_path
-
-    if is_path(source):
-        return None
     directory = user_path(source)
     if directory.is_dir():
         return directory
