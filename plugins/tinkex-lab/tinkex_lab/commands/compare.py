@@ -88,6 +88,7 @@ class Compare(Lister):
         with _directory(parsed_args.output) as directory:
             files = [directory / f"{name}.jsonl" for name in _file_names(compared)]
             _check_new(files, parsed_args)
+            _ = self.client  # a missing key is reported before a status line
             for model, (path, base), file in zip(compared, chosen, files, strict=True):
                 self.status(f"Sampling {model.label}...")
                 self._failed |= self._sample(parsed_args, path, base, file)
