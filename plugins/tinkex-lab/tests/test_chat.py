@@ -177,19 +177,19 @@ def test_help_and_exit(chat):
     ("lines", "words", "message"),
     [
         ([], ["--api-key", "-"], "standard input can provide the key or the messages"),
-        (["/nope"], [], "no command /nope"),
+        (["/nope"], [], "unknown command /nope"),
         (["/retry"], [], "there is no message to answer"),
         (["/undo"], [], "there is no message to remove"),
         (["/save"], [], "/save needs the name of a file"),
         (["/save ."], [], ". already exists"),
-        (["/params size 3"], [], "no parameter 'size'"),
+        (["/params size 3"], [], "unknown parameter 'size'"),
         (["/params max_tokens many"], [], "max_tokens must be a whole number"),
         (["/model none/such"], [], "none/such"),
         (["/params max_tokens 1023", "One"], [], "it would exceed the context of 1024 tokens"),
         (["One"], ["--log", "."], "cannot write .: it is a directory"),
         (["One"], ["--log", "/dev/full"], "/dev/full is not a regular file"),
         (["One"], ["--tokenizer", "./none"], "none"),
-        ([], ["@latest"], "a checkpoint or --base-model is required, not both"),
+        ([], ["@latest"], "use either a checkpoint or --base-model"),
     ],
 )
 def test_what_is_not_possible_ends_a_script(chat, lines, words, message):
@@ -217,7 +217,7 @@ def test_a_model_without_a_chat_template_is_refused(chat, model_directory: Path,
 def test_a_message_can_have_several_lines(typed, home: Path):
     done = typed("One\x1b\rmore\r/undo\r")
 
-    assert f"{BASE}: /help lists commands, Ctrl-D leaves." in done.stderr
+    assert f"{BASE}: /help lists the commands, Ctrl-D ends the chat." in done.stderr
     assert "Removed: One more" in done.stderr
     (history,) = home.rglob("chat-history")
     assert "+One\n+more\n" in history.read_text()
@@ -227,7 +227,7 @@ def test_a_message_can_have_several_lines(typed, home: Path):
 def test_control_c_drops_a_message_and_errors_do_not_end_the_chat(typed):
     done = typed("dropped\x03One\r/nope\r/params max_tokens 1023\rTwo\r/save talk.json\r")
 
-    assert "no command /nope." in done.stderr
+    assert "unknown command /nope." in done.stderr
     assert "it would exceed the context of 1024 tokens." in done.stderr
     messages = json.loads(Path("talk.json").read_text())
     assert [message["content"] for message in messages][0::2] == ["One"]
@@ -248,7 +248,7 @@ def test_a_stopped_answer_can_be_asked_for_again(typed, monkeypatch, failure):
     done = typed("One\r/retry\r/save talk.json\r", "--log", "log.jsonl")
 
     assert (
-        "Stopped. /retry asks again." if isinstance(failure, KeyboardInterrupt) else "broken."
+        "Stopped. To ask again: /retry" if isinstance(failure, KeyboardInterrupt) else "broken."
     ) in (done.stderr)
     messages = json.loads(Path("talk.json").read_text())
     assert [message["role"] for message in messages] == ["user", "assistant"]

@@ -225,7 +225,7 @@ def test_what_was_scored_before_an_interruption_is_kept(score, monkeypatch):
         ([], "plain text\n", "data.jsonl, line 1: not JSON"),
         ([], [ROWS[0], {"question": "?"}], "data.jsonl, line 2: a row must have one of"),
         ([], [{"text": "a"}], "data.jsonl, line 1: no token"),
-        ([], [{"messages": [{"role": "user", "content": "Hi"}]}], "no message of the assistant"),
+        ([], [{"messages": [{"role": "user", "content": "Hi"}]}], "no assistant message"),
         (["--per-row", "."], ROWS, "cannot write .: it is a directory"),
         (["--per-row", "/dev/full"], ROWS[:1], "cannot write /dev/full: No space left"),
         (["--tokenizer", "./none"], ROWS, "none"),
