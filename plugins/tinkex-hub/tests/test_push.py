@@ -119,7 +119,7 @@ def test_a_base_model_that_the_hub_does_not_have(
 
 
 def test_raw_and_a_base_model_exclude_each_other(push: Any) -> None:
-    refused(push("--raw", "--base", "a/b"), "--raw converts nothing")
+    refused(push("--raw", "--base", "a/b"), "--raw does not convert tensors")
 
 
 def test_raw_uploads_the_tensors_unchanged(push: Any, stored: Path, foreign: object) -> None:

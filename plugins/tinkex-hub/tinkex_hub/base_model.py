@@ -90,7 +90,7 @@ def from_directory(directory: Path) -> BaseModel:
     :raises UsageError: it has no configuration, or no weights in safetensors files.
     :raises LocalError: a file cannot be read, or is malformed.
     """
-    hint = "Name a directory with config.json and model.safetensors, as on the Hugging Face Hub."
+    hint = "The directory must contain config.json and model.safetensors, as on the Hub."
     if not directory.is_dir():
         raise UsageError(f"there is no directory {directory}", hint=hint)
     try:

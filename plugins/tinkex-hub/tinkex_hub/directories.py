@@ -97,8 +97,8 @@ def check_new(target: Path) -> None:
 def new_directory(target: Path, needed: int) -> Iterator[Path]:
     """Yield a temporary directory that becomes *target* when the block ends.
 
-    When the block raises, the temporary directory is removed and *target* does not exist. After a
-    kill, the next call with the same target removes what is left.
+    When the block raises, the temporary directory is removed and *target* does not exist. If the
+    process is killed, the next call with the same target removes its files.
 
     :param needed: size in bytes of what will be written.
     :raises TargetExists: *target* exists, and is not an empty directory.

@@ -1,4 +1,4 @@
-"""What PEFT and vLLM do with an adapter as it is, according to their sources.
+"""What PEFT and vLLM do with an unconverted adapter, according to their source code.
 
 PEFT 0.21: ``peft.utils.save_and_load``. vLLM 0.18: ``vllm.lora.peft_helper`` and ``lora_model``.
 Neither has been run for this purpose.
@@ -26,7 +26,7 @@ class Verdict:
     """What a program does with an adapter.
 
     :ivar loads: ``all`` of its tensors, a ``part`` of them, or ``nothing``.
-    :ivar reasons: why, and what to take into account.
+    :ivar reasons: the reasons, and other notes.
     """
 
     loads: str
@@ -81,7 +81,7 @@ def in_vllm(adapter: Adapter) -> Verdict:
     if any(_PARTS.search(name) for name in modules):
         reasons.append("splits in_proj_qkv itself (Qwen3.5)")
     if any(".experts." in name for name in modules):
-        reasons.append("loads experts in a form that depends on the model: try it")
+        reasons.append("how it loads experts depends on the model; test it")
     return Verdict("all", reasons)
 
 

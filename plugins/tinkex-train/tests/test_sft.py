@@ -215,7 +215,7 @@ def test_a_full_disk_loses_no_training(sft, monkeypatch):
 
     monkeypatch.setattr(RunDirectory, "add_checkpoint", full)
     done = sft.train(output="other")
-    assert re.search(r"The checkpoint tinker://\S+ is saved, but not recorded: cannot", done.stderr)
+    assert re.search(r"The checkpoint tinker://\S+ was saved, but not recorded: cannot", done.stderr)
     refused(done, "No space left")
 
 
@@ -318,7 +318,7 @@ def test_long_rows(sft):
     assert done.rows["truncated"] == 1
     assert done.rows["examples"] > done.rows["rows"]
     assert "Warning: 1 of" in plain.stderr
-    assert "are longer than 1024 tokens; their end is not trained." in plain.stderr
+    assert "are longer than 1024 tokens and are truncated." in plain.stderr
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_long_rows(sft):
     [
         ([], "--output is required", "--output runs/first"),
         (["--base-model", "m", "--model-path", "x"], "either --base-model or --model-path", ""),
-        (["--output", "o", "--eval-every", "2"], "--eval-every needs --eval", "held-out"),
+        (["--output", "o", "--eval-every", "2"], "--eval-every requires --eval", "held-out"),
         (["--output", "data.jsonl"], "data.jsonl is not a directory", "--output"),
         (["--output", "data.jsonl/x"], "data.jsonl/x/config.json: Not a directory", ""),
         (["--output", "o", "--eval", "none"], "cannot read none: No such file", ""),

@@ -30,7 +30,7 @@ _TRAIN_ON_WHAT = {
     "last": "last_assistant_message",
     "all": "all_tokens",
 }
-#: Number of lines about progress if it is not drawn.
+#: Number of lines of progress if no progress bar is shown.
 _LINES = 10
 
 
@@ -45,7 +45,7 @@ class SftTrain(ShowOne):
     )
     notes = (
         'Each row of the data is a JSON object: {"messages": [...]}, {"prompt": ..., "completion": '
-        '...}, {"text": ...}, or in the layout of Alpaca or ShareGPT.'
+        '...}, {"text": ...}, or an Alpaca or ShareGPT row.'
     )
     examples = (
         "tinkex train sft data.jsonl --base-model Qwen/Qwen3-8B --dry-run",
@@ -102,10 +102,10 @@ class SftTrain(ShowOne):
                 "--output is required", hint="Name a directory for the run: --output runs/first"
             )
         if parsed_args.eval_every and not parsed_args.eval:
-            raise UsageError("--eval-every needs --eval", hint="Name a file with held-out rows.")
+            raise UsageError("--eval-every requires --eval", hint="Name a file with held-out rows.")
 
     def _job(self, parsed_args: argparse.Namespace) -> _Job:
-        """Read everything that training needs."""
+        """Read the data and the tokenizer, and make the plan."""
         from tinkex.api import load_tokenizer
 
         base_model, checkpoint = parsed_args.base_model, None
@@ -117,7 +117,7 @@ class SftTrain(ShowOne):
         try:
             tokenizer = load_tokenizer(parsed_args.tokenizer or base_model)
         except TokenizerError as error:
-            error.hint = error.hint or "Name another tokenizer or a directory with --tokenizer."
+            error.hint = error.hint or "Use --tokenizer to name another model or a directory."
             raise
         data, held_out = self._read(parsed_args, tokenizer, base_model)
         plan = _plan(parsed_args, data, base_model, tokenizer)
@@ -141,7 +141,7 @@ class SftTrain(ShowOne):
             if data.truncated:
                 self.status(
                     f"Warning: {data.truncated} of {len(data.examples)} examples in {data.name} "
-                    f"are longer than {length} tokens; their end is not trained."
+                    f"are longer than {length} tokens and are truncated."
                 )
         assert found[0] is not None
         return found[0], found[1]
@@ -277,7 +277,7 @@ class SftTrain(ShowOne):
 
 @dataclass(frozen=True)
 class _Job:
-    """What is trained.
+    """The models, data and plan of a training run.
 
     :ivar checkpoint: path of the checkpoint to start from, if any.
     """
@@ -310,7 +310,7 @@ def _plan(
 
 
 def _config(parsed_args: argparse.Namespace, job: _Job) -> dict[str, Any]:
-    """Return the configuration in the shape of the official cookbook."""
+    """Return the configuration in the format of the official cookbook."""
     from tinkex_train import __version__
     from tinkex_train.loop import ADAM
 
@@ -346,20 +346,20 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input-format",
         choices=LAYOUTS,
-        help="layout of all rows (default: detected for each row)",
+        help="format of all rows (default: detected for each row)",
     )
     parser.add_argument(
         "--train-on",
         choices=TRAIN_ON,
         default="assistant",
-        help="what is trained of messages: every message of the assistant, the last one, or all "
+        help="which part of a conversation to train: every assistant message, the last one, or all "
         "tokens (default: assistant)",
     )
     parser.add_argument(
         "--max-length",
         metavar="<int>",
         type=integer(2),
-        help="maximum tokens of an example: a longer text is divided, other rows are cut off "
+        help="maximum number of tokens per example; longer texts are divided, other rows truncated "
         "(default: the model's context)",
     )
     parser.add_argument(
@@ -367,7 +367,7 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         metavar="<name>",
         help="model name or local directory of the tokenizer (default: the base model's)",
     )
-    parser.add_argument("--eval", metavar="<file>", help="file of held-out rows to evaluate on")
+    parser.add_argument("--eval", metavar="<file>", help="file with held-out rows for evaluation")
 
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
@@ -380,17 +380,16 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     rate = number(0, above=True)
     add("--rank", "<int>", integer(1), 32, "rank of the adapter")
     add("--epochs", "<int>", integer(1), 1, "number of passes over the data")
-    add("--batch-size", "<int>", integer(1), 16, "number of examples of each step")
+    add("--batch-size", "<int>", integer(1), 16, "number of examples per step")
     add(
         *("--learning-rate", "<float>", lambda text: None if text == "auto" else rate(text), None),
-        "learning rate of the first step, or auto: chosen for the model",
+        "learning rate of the first step, or auto: depends on the model",
     )
     parser.add_argument(
         "--schedule",
         choices=SCHEDULES,
         default="linear",
-        help="course of the learning rate: to 0 in a line or a cosine, or constant "
-        "(default: linear)",
+        help="learning rate schedule: linear or cosine decay to 0, or constant (default: linear)",
     )
     add("--seed", "<int>", integer(0), 0, "seed of the adapter and of the order of the data")
     add(

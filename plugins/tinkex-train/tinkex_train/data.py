@@ -25,7 +25,7 @@ class DataSet:
     :ivar name: name of the file.
     :ivar digest: SHA-256 of its content.
     :ivar rows: number of its rows.
-    :ivar places: the place of the row of each example.
+    :ivar places: for each example, the place of its row.
     """
 
     name: str
@@ -45,7 +45,7 @@ class DataSet:
 
         :param layout: one of ``SupervisedRow.LAYOUTS``, or ``None`` to detect it for each row.
         :raises LocalError: it cannot be read.
-        :raises UsageError: a row is invalid, or there are none.
+        :raises UsageError: a row is invalid, or the file has no rows.
         """
         examples: list[SupervisedExample] = []
         places: list[str] = []
@@ -72,12 +72,12 @@ class DataSet:
 
     @cached_property
     def trained_tokens(self) -> int:
-        """Number of tokens that the loss counts."""
+        """Number of trained tokens."""
         return sum(example.num_trained for example in self.examples)
 
     @property
     def truncated(self) -> int:
-        """Number of examples that lost tokens at the end."""
+        """Number of truncated examples."""
         return sum(example.is_truncated for example in self.examples)
 
     @property

@@ -1,7 +1,7 @@
 """The directory of a training run.
 
-Its files have the shapes of the official cookbook (0.6, ``supervised.train``), so that its recipes
-and viewers read them: ``config.json``, ``metrics.jsonl`` with a line per step, and
+Its files have the formats of the official cookbook (0.6, ``supervised.train``), so that its recipes
+and viewers can read them: ``config.json``, ``metrics.jsonl`` with a line per step, and
 ``checkpoints.jsonl`` with a line per checkpoint.
 """
 
@@ -27,7 +27,7 @@ class RunDirectory:
     """The files of a run, which only this user may have written.
 
     :param name: the directory, created by :meth:`lock`.
-    :raises LocalError: there is something else at that place.
+    :raises LocalError: the path is not a directory.
     """
 
     def __init__(self, name: str) -> None:
@@ -85,7 +85,7 @@ class RunDirectory:
     def check_config(self, config: Mapping[str, Any]) -> None:
         """Check that a resumed run has the same configuration.
 
-        :raises UsageError: it does not.
+        :raises UsageError: the configuration differs.
         """
         try:
             before = json.loads((self.path / CONFIG).read_bytes())
@@ -115,9 +115,9 @@ class RunDirectory:
         self._stack.enter_context(locked(self.path / METRICS))
 
     def begin(self, config: Mapping[str, Any], step: int) -> None:
-        """Write the configuration, and drop the metrics of steps from *step*.
+        """Write the configuration, and move away the metrics from step *step* on.
 
-        These are moved to ``metrics.jsonl.pre_resume_000020``, for example.
+        They are moved to ``metrics.jsonl.pre_resume_000020``, for example.
 
         :raises LocalError: a file cannot be written.
         """

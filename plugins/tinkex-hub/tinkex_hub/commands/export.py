@@ -39,7 +39,7 @@ class ExportCheckpoint(ShowOne):
             "merged: the base model with the adapter added to its weights (default: peft)",
         )
         sources.add_base(
-            parser, "for peft, the model that the adapter names; required as a directory for merged"
+            parser, "the model that the adapter names; --to merged requires a directory"
         )
         parser.add_argument(
             "-o",

@@ -25,7 +25,7 @@ _LOADS = {"all": "loads all tensors", "part": "loads a part", "nothing": "does n
 
 
 class InspectCheckpoint(ShowOne):
-    """Show modules and norms of an adapter, and what loads it."""
+    """Show the modules of an adapter, and what PEFT loads."""
 
     column_names = (
         "source", "base_model", "lora_rank", "lora_alpha", "dtype", "parameters", "size_bytes",
@@ -42,8 +42,8 @@ class InspectCheckpoint(ShowOne):
         parser.add_argument(
             "--norms",
             action="store_true",
-            help="also compute the norms of a checkpoint on the service, which reads all of it; "
-            "for a directory they are always computed",
+            help="also compute the norms of a checkpoint on the service; this reads the whole "
+            "checkpoint (directory: always computed)",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:

@@ -90,7 +90,7 @@ class PushHfCheckpoint(ShowOne):
                 "a pull request always targets main", hint="Use either --revision or --create-pr."
             )
         if parsed_args.raw and parsed_args.base:
-            raise UsageError("--raw converts nothing", hint="Use either --raw or --base.")
+            raise UsageError("--raw does not convert tensors", hint="Use either --raw or --base.")
         self.client  # noqa: B018 - report a missing key before anything else
         path = TinkerPath.from_string(checkpoint_path(self, parsed_args.tinker_path))
         parsed_args.hf_token = self._token(parsed_args.hf_token)
@@ -254,7 +254,7 @@ class _Push:
         self._base_model = adapter.fill_base_model(directory, self._base_model)
 
     def _convert(self, directory: Path) -> None:
-        """Replace the adapter in *directory* by one in the format of PEFT."""
+        """Replace the adapter in *directory* with one in the format of PEFT."""
         from tinkex_hub import peft_format
         from tinkex_hub.placement import place
 

@@ -104,7 +104,7 @@ def open_adapter(directory: Path, stack: ExitStack) -> Adapter:
     except FileNotFoundError as error:
         raise UsageError(
             f"the weights are not in {WEIGHTS}: a pickle may run any code when it is read",
-            hint="Convert them in the environment that wrote them.",
+            hint="Convert them to safetensors in the environment that wrote them.",
         ) from error
     return Adapter.open(config, file, str(directory / WEIGHTS))
 
@@ -125,7 +125,7 @@ def add_base(parser: argparse.ArgumentParser, default: str) -> None:
         "--base",
         metavar="<dir>",
         type=non_empty,
-        help="base model, whose names and shapes the adapter must fit: its directory, or its name "
+        help="base model whose names and shapes the adapter must have: its directory, or its name "
         f"on the Hugging Face Hub (default: {default})",
     )
 
@@ -133,12 +133,12 @@ def add_base(parser: argparse.ArgumentParser, default: str) -> None:
 def find_base(
     command: ShowOne, given: str | None, named: str | None, token: str | None = None
 ) -> BaseModel | None:
-    """Return the base model that ``--base`` names, or else *named*, the adapter's own.
+    """Return the base model that ``--base`` names, or else *named*, which the adapter names.
 
-    If the adapter's own is not available, a warning says so.
+    If *named* is not available, a warning says so.
 
     :param token: for the Hub.
-    :raises UsageError: the given one is not a directory, and not on the Hub.
+    :raises UsageError: *given* is neither a directory nor a model on the Hub.
     """
     from tinkex_hub import base_model, hub_models
 
@@ -154,6 +154,6 @@ def find_base(
         return hub_models.find(named, command.settings.timeout, token)
     except TinkexError as error:
         command.app.warn(f"The names and shapes are not checked: {error}")
-        hint = f"To check them, name the directory of {named} with --base."
+        hint = f"To check them, use --base to name the directory of {named}."
         command.app.warn(hint, prefix="Hint: ")
         return None

@@ -1,4 +1,4 @@
-"""What polls compute: sampling requests, and the requests of runs in training."""
+"""The computations of polls: sampling requests, and the requests of runs in training."""
 
 from __future__ import annotations
 

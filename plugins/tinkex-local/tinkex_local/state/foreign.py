@@ -1,4 +1,4 @@
-"""Adds adapters from elsewhere: PEFT directories, and downloads from other Tinker services."""
+"""Imports adapters: PEFT directories, and downloads from other Tinker services."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Largest file that is read, in bytes.
 LARGEST = 8 * 1024**3
-#: Settings of PEFT that change the result and are not supported, with the value that is.
+#: Settings of PEFT that change the result → the only supported value.
 _ONLY: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA", None),
     "bias": ("none", None),
@@ -45,7 +45,7 @@ Tensors = dict[str, "NDArray[Any]"]
 
 
 class ForeignError(Exception):
-    """A directory is not an adapter that can be added; the message is a clause for users."""
+    """The directory is not an adapter that can be added; the message is a clause for users."""
 
 
 def add(service: Service, directory: Path, name: str, base_model: str | None) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def add(service: Service, directory: Path, name: str, base_model: str | None) ->
 
     :param name: name of the checkpoint.
     :param base_model: ``None`` for the one that the adapter's configuration names.
-    :raises ForeignError: it is not an adapter, or not for this model.
+    :raises ForeignError: it is not an adapter, or does not fit the model.
     :raises OperationError: the disk is full or not writable.
     """
     config = _read_config(directory)
@@ -64,7 +64,7 @@ def add(service: Service, directory: Path, name: str, base_model: str | None) ->
     if model is None:
         known = ", ".join(entry.name for entry in service.models.all())
         raise ForeignError(
-            f"its base model {model_name!r} is not in this service, which has: {known}"
+            f"its base model {model_name!r} is not in this service; available: {known}"
         )
     given = read_tensors(directory)
     spec = _spec(model.name, config["r"], given)
