@@ -104,7 +104,7 @@ def from_directory(directory: Path) -> BaseModel:
             with open_file(directory, name) as file:
                 found = TensorFile(file, str(directory / name)).tensors
             if not tensors.keys().isdisjoint(found):
-                raise LocalError(f"two files in {directory} have the same tensors")
+                raise LocalError(f"two files in {directory} contain the same tensors")
             tensors |= found
             files |= dict.fromkeys(found, name)
     except FileNotFoundError as error:

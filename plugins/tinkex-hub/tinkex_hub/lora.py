@@ -149,11 +149,13 @@ class Adapter:
             module_path = module
         shapes = f"{list(a.shape)} and {list(b.shape)}"
         if a.dtype not in FLOATS or b.dtype not in FLOATS:
-            raise UsageError(f"the factors of {module} have the types {a.dtype} and {b.dtype}")
+            raise UsageError(
+                f"the factors of {module} have an unsupported type: {a.dtype}, {b.dtype}"
+            )
         if not 2 <= len(a.shape) == len(b.shape) <= 3 or a.shape[-2] != b.shape[-1]:
-            raise UsageError(f"the factors of {module} have the shapes {shapes}")
+            raise UsageError(f"the shapes of the factors of {module} do not match: {shapes}")
         if len(a.shape) == 3 and 1 not in (a.shape[0], b.shape[0]) and a.shape[0] != b.shape[0]:
-            raise UsageError(f"the factors of {module} have the shapes {shapes}")
+            raise UsageError(f"the shapes of the factors of {module} do not match: {shapes}")
         rank = a.shape[-2]
         expected, scale = self.settings_of(module_path)
         if not is_packed and rank != expected and a.count:

@@ -199,7 +199,9 @@ class _Placing:
         if known is None:
             self._places[key] = place
         elif not self._is_copy(known, place):
-            raise UsageError(f"the adapter has two different updates of {key}: see {module}")
+            raise UsageError(
+                f"the adapter has two different updates of {key}, one of them in {module}"
+            )
 
     def _is_copy(self, known: Place, place: Place) -> bool:
         """Return whether both have the same factors; TuFT writes those of some models twice."""

@@ -134,7 +134,9 @@ class Conversation:
         """
         known: dict[str, Any] = {item.name: item.default for item in fields(SamplingParams)}
         if name not in known:
-            raise UsageError(f"unknown parameter {name!r}", hint=f"Parameters: {', '.join(known)}.")
+            raise UsageError(
+                f"unknown parameter {name!r}", hint=f"Valid parameters: {', '.join(known)}."
+            )
         value = _value(text) if text else known[name]
         if name == "stop" and isinstance(value, str):
             value = [value]

@@ -272,7 +272,7 @@ def checkpoint_name(text: str) -> str:
     """Return *text* if it is a valid name of a checkpoint; the type of an option."""
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}", text):
         raise argparse.ArgumentTypeError(
-            "a name has 1 to 200 letters, digits, '_', '-' and '.', and no dot in front"
+            "a name has 1 to 200 letters, digits, '_', '-' and '.', and does not begin with a dot"
         )
     return text
 

@@ -192,7 +192,10 @@ def test_code_in_a_model_directory_is_not_run(engine, trained, tmp_path):
 
 def test_an_adapter_of_another_model_is_an_error(engine, tmp_path):
     tensors = "base_model.model.model.layers.{}.mlp.up_proj.lora_{}.weight"
-    for layer, width, message in ((9, 192, "no module model.layers.9"), (0, 96, "shape of")):
+    for layer, width, message in (
+        (9, 192, "no module model.layers.9"),
+        (0, 96, "has another shape"),
+    ):
         write_adapter(tmp_path)
         factors = {"A": np.zeros((8, width), np.float32), "B": np.zeros((512, 8), np.float32)}
         named = {tensors.format(layer, key): value for key, value in factors.items()}

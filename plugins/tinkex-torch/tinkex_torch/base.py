@@ -87,7 +87,9 @@ class BaseModel:
             if module is None:
                 raise OperationError(f"the adapter does not fit the base model: no module {name}")
             if (second.shape[0], first.shape[1]) != tuple(module.weight.shape):
-                raise OperationError(f"the adapter does not fit the base model: shape of {name}")
+                raise OperationError(
+                    f"the adapter does not fit the base model: {name} has another shape"
+                )
 
     @contextmanager
     def adapted(self, factors: Factors, scale: float) -> Iterator[None]:

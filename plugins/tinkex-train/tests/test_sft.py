@@ -215,7 +215,9 @@ def test_a_full_disk_loses_no_training(sft, monkeypatch):
 
     monkeypatch.setattr(RunDirectory, "add_checkpoint", full)
     done = sft.train(output="other")
-    assert re.search(r"The checkpoint tinker://\S+ was saved, but not recorded: cannot", done.stderr)
+    assert re.search(
+        r"The checkpoint tinker://\S+ was saved, but not recorded: cannot", done.stderr
+    )
     refused(done, "No space left")
 
 

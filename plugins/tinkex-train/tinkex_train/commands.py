@@ -73,7 +73,7 @@ class SftTrain(ShowOne):
         parser.add_argument(
             "--dry-run",
             action="store_true",
-            help="show the tokens of three rows, the trained ones in colour, and train nothing",
+            help="show the tokens of three rows, the trained ones in colour, instead of training",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:

@@ -321,7 +321,7 @@ def encode_prompt(
     """
     if isinstance(prompt, str) or is_chat(prompt):
         if tokenizer is None:
-            raise UsageError("a prompt that is not token ids needs a tokenizer")
+            raise UsageError("a tokenizer is required for a prompt of text or messages")
         if isinstance(prompt, str):
             return tokenizer.encode(prompt, timeout=timeout)
         return tokenizer.encode_messages(prompt, timeout=timeout)

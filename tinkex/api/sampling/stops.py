@@ -43,7 +43,9 @@ class StopSequences:
         # The protocol allows token ids or strings, not both.
         texts = [stop if isinstance(stop, str) else self.tokens.get(stop, "") for stop in own]
         if "" in texts:
-            raise UsageError("this model stops at strings, so stop must be strings too")
+            raise UsageError(
+                "this model has stop strings, so stop must contain strings, not token ids"
+            )
         texts += [*self.strings, *self.tokens.values()]
         return replace(params, stop=tuple(dict.fromkeys(texts)))
 

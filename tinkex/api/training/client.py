@@ -374,7 +374,7 @@ def check_name(transport: Transport, name: str) -> None:
     if _PLAIN_NAMES_ONLY in patterns:
         raise UsageError(
             f"this service does not accept the checkpoint name {name[:80]!r}",
-            hint="Allowed are letters, digits, '_' and '-'.",
+            hint="Use letters, digits, '_' and '-'.",
         )
 
 

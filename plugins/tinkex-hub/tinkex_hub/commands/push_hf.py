@@ -78,7 +78,7 @@ class PushHfCheckpoint(ShowOne):
             help="Hugging Face token; - reads it from standard input, @FILE from a file [HF_TOKEN]",
         )
         parser.add_argument(
-            "--no-model-card", action="store_true", help="do not write a README.md if there is none"
+            "--no-model-card", action="store_true", help="do not create a model card (README.md)"
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
