@@ -153,7 +153,7 @@ def read_tensors(directory: Path) -> Tensors:
         module = UNEMBED[0] if match[1] in _OUTPUT else match[1]
         full = f"base_model.model.{module}.lora_{match[2]}.weight"
         if full in tensors:
-            raise ForeignError(f"{directory / TENSORS} has {full} twice")
+            raise ForeignError(f"{directory / TENSORS} contains {full} twice")
         tensors[full] = _as_float(name, tensor)
     _refuse_unknown(unknown)
     if not tensors:
