@@ -295,10 +295,10 @@ def not_json(case: World) -> None:
         (pickled, "a pickle may run any code", "Convert them"),
         (empty, "is not a safetensors file", "Download it again"),
         (web_page, "is not a safetensors file", "Download it again"),
-        (without_header, "its header is malformed or truncated", "Download it again"),
+        (without_header, "is truncated", "Download it again"),
         (truncated, "is truncated", "Download it again"),
         (linked, "is a symbolic link to another directory", "Replace it"),
-        (not_json, "is not a JSON object", "Download it again"),
+        (not_json, "is not a JSON object", "Correct the file"),
     ],
 )
 def test_an_adapter_that_cannot_be_read_is_refused(

@@ -75,12 +75,13 @@ class TensorFile:
             raise LocalError(f"{label} is not a safetensors file", hint=_HINT)
         header = self._read(_LENGTH, length)
         self._start = _LENGTH + length
+        if len(header) != length:
+            raise LocalError(f"{label} is truncated", hint=_HINT)
         try:
             self.tensors, self.metadata = parse_header(header)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise LocalError(
-                f"{label} is not a safetensors file: its header is malformed or truncated",
-                hint=_HINT,
+                f"{label} is not a safetensors file: its header is malformed", hint=_HINT
             ) from error
 
     @property
