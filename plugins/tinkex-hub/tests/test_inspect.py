@@ -169,14 +169,15 @@ def test_a_checkpoint_is_read_on_the_service(saved: list[str], tmp_path: Path) -
     [
         ("nothing-here", "there is no directory nothing-here"),
         ("tinker://run/weights/none", "Unknown checkpoint"),
-        ("empty", "the checkpoint is not a PEFT adapter: it has nothing"),
+        ("empty", "empty is not a PEFT adapter: it has no adapter_config.json"),
     ],
 )
 def test_sources_that_do_not_exist(
     source: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tinkex_local")
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "below").mkdir(parents=True)
+    (tmp_path / "empty" / "below" / "other.age").touch()  # is not searched
     monkeypatch.chdir(tmp_path)
     with local_service(tmp_path / "home"):
         done = invoke(["checkpoint", "inspect", source])
