@@ -55,7 +55,8 @@ class Chat(Command):
         "On a terminal, Enter sends a message, and Alt-Enter inserts a line break. Ctrl-C stops an "
         "answer, and Ctrl-D ends the chat. If standard input is not a terminal, each of its lines "
         "is a message; a backslash at the end of a line continues the message. A line that begins "
-        "with / is a command; /help lists the commands. With --seed, the seed increases by one per answer."
+        "with / is a command; /help lists the commands. With --seed, the seed increases by one "
+        "for each answer."
     )
     examples = (
         "tinkex chat run-123:final --system 'Answer briefly.'",

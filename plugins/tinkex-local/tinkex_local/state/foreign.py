@@ -214,7 +214,7 @@ def _checked(given: Tensors, spec: AdapterSpec, facts: ModelFacts, factor: float
         expected[f"{module}.lora_B.weight"] = (outputs, spec.rank)
     _refuse_unknown([name for name in given if name not in expected])
     scaled: Tensors = {}
-    for name, values in given.items():
+    for name, values in sorted(given.items()):  # safetensors returns them in random order
         if values.shape != expected[name]:
             raise ForeignError(
                 f"{name} has the shape {list(values.shape)}; the model and r require "
