@@ -14,6 +14,7 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from tinkex.api import SamplingClient, Tokenizer
+from tinkex.cli.app import TinkexApp
 from tinkex.exceptions import LocalError, OperationFailed
 from tinkex.testing import Invocation, invoke
 from tinkex_lab.conversation import ConversationLog
@@ -40,10 +41,10 @@ def typed(service: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Return a function that types keys on a terminal, and Ctrl-D at the end."""
     monkeypatch.chdir(tmp_path)
 
-    def run(keys: str, *words: str) -> Invocation:
+    def run(keys: str, *words: str, argv: list[str] = TALK) -> Invocation:
         with create_pipe_input() as pipe, create_app_session(input=pipe, output=DummyOutput()):
             pipe.send_text(keys + "\x04")
-            done = invoke([*TALK, *words], terminal=True, environ=service)
+            done = invoke([*argv, *words], terminal=True, environ=service)
         assert done.exit_code == 0, done
         return done
 
@@ -134,7 +135,7 @@ def test_parameters_can_be_set(chat):
     )
 
     assert "(stopped after 2 tokens" in done.stderr
-    assert "max_tokens = default" in done.stderr
+    assert "max_tokens = 256" in done.stderr
     assert 'stop = ["x"]' in done.stderr
     assert "seed = 9" in done.stderr
     assert "temperature = 0.5" in done.stderr
@@ -148,7 +149,7 @@ def test_the_model_can_be_changed(chat):
     assert json.loads(Path("log.jsonl").read_text())["model"] == "other"
 
 
-def test_a_checkpoint_can_be_talked_to(chat, service, tmp_path: Path):
+def test_a_checkpoint_can_be_talked_to(chat, typed, service, tmp_path: Path):
     words = [
         "checkpoint",
         "--base-model",
@@ -161,9 +162,24 @@ def test_a_checkpoint_can_be_talked_to(chat, service, tmp_path: Path):
     assert invoke(words, environ=service).exit_code == 0
 
     done = chat(["One", "/model"], argv=["chat", "@latest", "--max-tokens", "2"])
+    on_terminal = typed("", argv=["chat", "@latest"])
 
     assert done.stdout.strip()
     assert "Model: tinker://" in done.stderr
+    assert "\n@latest: /help lists" in on_terminal.stderr
+
+
+def test_a_user_at_a_terminal_is_prompted_if_only_the_output_is_redirected(chat, monkeypatch):
+    app = TinkexApp
+    monkeypatch.setattr(
+        "tinkex.cli.app.TinkexApp",
+        lambda stdin, out, err: setattr(stdin, "isatty", lambda: True) or app(stdin, out, err),
+    )
+
+    done = chat(["One"])
+
+    assert done.stderr.startswith("> ")
+    assert "> " not in done.stdout
 
 
 def test_help_and_exit(chat):
@@ -171,6 +187,21 @@ def test_help_and_exit(chat):
 
     assert done.stdout == ""
     assert "/retry" in done.stderr
+    assert all(len(line) < 80 for line in done.stderr.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("lines", "hint"),
+    [
+        (["/params max_tokens 1023", "One"], "Allow shorter answers: /params max_tokens 10"),
+        (["word " * 1100], "Send a shorter message."),
+        (["One", "word " * 1100], "Remove turns with /undo or /reset."),
+    ],
+)
+def test_the_hint_shows_how_to_fit_the_context(chat, lines, hint):
+    done = chat(lines, code=1)
+
+    assert f"Hint: {hint}" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,14 @@ def test_the_best_model_is_marked(scores, best):
 # ---------------------------------------------------------------- on the local service
 
 
+def test_a_terminal_shows_a_table(score, service):
+    score("-f", "json")
+
+    done = invoke(["score", "data.jsonl", "--base-model", BASE], environ=service, terminal=True)
+
+    assert done.stdout.startswith("+---")
+
+
 def test_scores_are_those_of_the_logprobs_of_the_service(score, service, tokenizer, monkeypatch):
     (row,) = score("--per-row", "rows.jsonl", "-f", "json").rows
     lines = [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]

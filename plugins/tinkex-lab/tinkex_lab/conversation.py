@@ -20,7 +20,7 @@ Message = dict[str, str]
 #: Seconds to wait for another process that writes to the log.
 _LOCK_TIMEOUT = 10.0
 #: Number of tokens of an answer if ``max_tokens`` is not set, as in ``tinkex.api``.
-_DEFAULT_MAX_TOKENS = 256
+DEFAULT_MAX_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,12 @@ class ChatModel:
     """A model to talk to.
 
     :ivar name: path of the checkpoint, or name of the base model.
+    :ivar label: the name that the user typed.
     :ivar context: maximum number of tokens of prompt and answer together, if known.
     """
 
     name: str
+    label: str
     sampling: SamplingClient
     tokenizer: Tokenizer
     context: int | None
@@ -178,15 +180,22 @@ class Conversation:
 
         :raises ContextFull: prompt and answer exceed the context.
         """
-        longest = self.params.max_tokens or _DEFAULT_MAX_TOKENS
+        longest = self.params.max_tokens or DEFAULT_MAX_TOKENS
         context = self.model.context
         if context is not None and size + longest > context:
             raise ContextFull(
                 f"the conversation has {size} tokens; with an answer of up to {longest}, it would "
                 f"exceed the context of {context} tokens",
-                hint="Remove turns with /undo or /reset, or allow shorter answers: "
-                "/params max_tokens 64",
+                hint=self._hint_for_room(context - size),
             )
+
+    def _hint_for_room(self, room: int) -> str:
+        """Return what to do if an answer can have at most *room* tokens."""
+        ways = ["remove turns with /undo or /reset"] if len(self.turns) > 1 else []
+        if room > 0:
+            ways.append(f"allow shorter answers: /params max_tokens {room}")
+        hint = ", or ".join(ways or ["send a shorter message"])
+        return f"{hint[0].upper()}{hint[1:]}{'' if room > 0 else '.'}"
 
 
 def _value(text: str) -> Any:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tinkex.columns import printable
 from tinkex.commands.arguments import add_formats, check_stdin
@@ -39,8 +39,8 @@ _COMMANDS = {
     "retry": ("", "replace the last answer with a new one"),
     "undo": ("", "remove your last message and its answer"),
     "model": ("[NAME]", "show or change the model: a checkpoint or a base model"),
-    "params": ("[NAME [VALUE]]", "show or set sampling parameters; without VALUE, the default"),
-    "save": ("FILE", "write the messages to a file for 'tinkex run --messages'"),
+    "params": ("[NAME [VALUE]]", "show or set parameters; without VALUE, the default"),
+    "save": ("FILE", "write the messages to a file for 'run --messages'"),
     "help": ("", "list the commands"),
     "exit": ("", "end the chat (also Ctrl-D)"),
 }
@@ -139,7 +139,8 @@ class _Models:
                 "model: --tokenizer MODEL"
             )
             raise
-        return ChatModel(path or name, sampling, tokenizer, self._context(name))
+        label = (model_path or name).removeprefix("tinker://")
+        return ChatModel(path or name, label, sampling, tokenizer, self._context(name))
 
     def find(self, text: str) -> ChatModel:
         """Return the model named *text*: a checkpoint, or else a base model."""
@@ -178,7 +179,7 @@ class _Session:
         :raises TinkexError: a message from a pipe could not be answered.
         """
         if self._is_interactive:
-            self._say(f"{self._talk.model.name}: /help lists the commands, Ctrl-D ends the chat.")
+            self._say(f"{self._talk.model.label}: /help lists the commands, Ctrl-D ends the chat.")
         for text in self._typed() if self._is_interactive else self._piped():
             if text.strip() == "/exit":
                 return
@@ -236,12 +237,15 @@ class _Session:
         self._say(f"Model: {self._talk.model.name}")
 
     def _params(self, text: str) -> None:
+        from tinkex_lab.conversation import DEFAULT_MAX_TOKENS
+
         name, _, value = text.partition(" ")
         if name:
             self._talk.set_param(name, value.strip())
+        defaults = {"max_tokens": DEFAULT_MAX_TOKENS, "seed": "random"}
         values = vars(self._talk.params) | {"stop": list(self._talk.params.stop)}
         for key, value in values.items():
-            self._say(f"{key} = {'default' if value is None else json.dumps(value)}")
+            self._say(f"{key} = {defaults[key] if value is None else json.dumps(value)}")
         context = self._talk.model.context
         limit = "" if context is None else f" of {context}"
         self._say(f"The conversation has {self._talk.size()}{limit} tokens.")
@@ -268,7 +272,7 @@ class _Session:
         if stdin is None:
             raise LocalError("cannot read standard input: it is closed")
         text = ""
-        while line := stdin.readline():
+        while line := self._line(stdin):
             text += line.rstrip("\r\n")
             if text.endswith("\\"):
                 text = text[:-1] + "\n"
@@ -278,6 +282,14 @@ class _Session:
             text = ""
         if text.strip():
             yield text
+
+    def _line(self, stdin: TextIO) -> str:
+        """Return the next line of *stdin*; if only the output is redirected, ask for it."""
+        if stdin.isatty():
+            self._command.clear_progress()
+            self._command.app.stderr.write("> ")
+            self._command.app.stderr.flush()
+        return stdin.readline()
 
     def _typed(self) -> Iterator[str]:
         """Yield what the user types; Ctrl-C drops a message, and Ctrl-D ends."""

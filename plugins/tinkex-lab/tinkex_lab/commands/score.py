@@ -59,7 +59,6 @@ class _Scored:
 class Score(Lister):
     """Measure how well models predict data."""
 
-    is_action = True  # it sends a request for each row, which costs money
     operation = "Scoring"
     notes = (
         "The NLL (negative log-likelihood) includes the assistant's replies, completions with "
