@@ -155,7 +155,7 @@ class DecodeTokens(_TokensLister):
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         def decoded() -> Iterator[tuple[Any, ...]]:
             for row, tokenizer in rows:
-                yield row.id, tokenizer.decode(_token_ids(row), strip_end=False)
+                yield row.id, _decoded(row, tokenizer)
 
         self._on_terminal = self.app.stdout.isatty()
         rows = self.rows(parsed_args)
@@ -164,6 +164,21 @@ class DecodeTokens(_TokensLister):
     def plain_row(self, record: Mapping[str, Any]) -> str:
         text: str = record["text"]
         return printable(text, keep="\n\t") if self._on_terminal else text
+
+
+def _decoded(row: PromptRow, tokenizer: Tokenizer) -> str:
+    """Return the text of the token ids in *row*.
+
+    :raises UsageError: they are not token ids, or not of this tokenizer.
+    """
+    tokens = _token_ids(row)
+    token_of = tokenizer.inner.id_to_token
+    if (unknown := next((token for token in tokens if token_of(token) is None), None)) is not None:
+        raise UsageError(
+            f"{row.where}: the tokenizer has no token {unknown}",
+            hint="Use --base-model with the model that the ids are for.",
+        )
+    return tokenizer.decode(tokens, strip_end=False)
 
 
 def _token_ids(row: PromptRow) -> list[int]:
@@ -176,7 +191,8 @@ def _token_ids(row: PromptRow) -> list[int]:
         tokens = [int(number[:12]) for number in re.findall(r"\d+", tokens)]
     if why := why_not_token_ids(tokens):
         raise UsageError(
-            f"{row.where}: not token ids: {why}", hint="For ids on each line: --input-format text."
+            f"{row.where}: not token ids: {why}",
+            hint="They look like [9707, 11, 1879]. For ids on each line: --input-format text.",
         )
     return list(tokens)
 

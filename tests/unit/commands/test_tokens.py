@@ -134,6 +134,7 @@ def test_no_control_character_reaches_a_terminal(tinkex, model, tmp_path):
         (["count", "-"], '{"prompt": 1}\n', "'prompt' must be a non-empty string"),
         (["decode", "-"], "hello", 'standard input: not token ids: it is "hello"'),
         (["decode", "-"], "[1]\n[2]\n", "For ids on each line: --input-format text."),
+        (["decode", "-"], "1 9999999", "standard input: the tokenizer has no token 9999999"),
         (["decode", "-"], "1 99999999999999999999", "item 2 is 999999999999"),
         (["decode", "-"], '{"prompt": "x"}', 'line 1: not token ids: it is "x"'),
         (["decode", "-", "--base-model", "./none"], "1", "cannot read none"),
