@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,12 @@ def check(directory: Path) -> None:
     """Check that *directory* contains a PEFT adapter.
 
     :raises UsageError: the files are encrypted, or are not an adapter.
+    :raises LocalError: the directory cannot be read.
     """
-    names = sorted(file.name for file in directory.rglob("*") if file.is_file())
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError as error:
+        raise LocalError(f"cannot read {directory}: {error.strerror}") from error
     encrypted = [name for name in names if name.endswith(".age")]
     if encrypted:
         raise UsageError(

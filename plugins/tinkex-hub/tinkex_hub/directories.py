@@ -76,7 +76,9 @@ def json_object(content: bytes, label: str) -> dict[str, Any]:
     with suppress(ValueError, RecursionError):
         found = json.loads(content)
     if not isinstance(found, dict):
-        raise LocalError(f"{label} is not a JSON object")
+        raise LocalError(
+            f"{label} is not a JSON object", hint="Correct the file, or download it again."
+        )
     return found
 
 

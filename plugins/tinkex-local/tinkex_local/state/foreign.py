@@ -142,7 +142,9 @@ def read_tensors(directory: Path) -> Tensors:
     try:
         found: list[tuple[str, dict[str, Any]]] = deserialize(raw)  # type: ignore[no-untyped-call]
     except (SafetensorError, ValueError) as error:
-        raise ForeignError(f"{directory / TENSORS} is not a safetensors file: {error}") from error
+        raise ForeignError(
+            f"{directory / TENSORS} is truncated or not a safetensors file; download it again"
+        ) from error
     tensors: Tensors = {}
     unknown = []
     for name, tensor in found:
