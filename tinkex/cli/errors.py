@@ -14,8 +14,6 @@ from tinkex import exceptions, plugins
 from tinkex.exceptions import LocalError, PluginError, Terminated, TinkexError, UsageError
 from tinkex.files import limit_error
 
-_TOKENIZER = "Specify another tokenizer or a local directory with --tokenizer"
-
 
 def _hint_for_resource(error: exceptions.APIError) -> str | None:
     return f"See 'tinkex {error.resource} list'." if error.resource else None
@@ -39,7 +37,7 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
     exceptions.TargetExists: "Add --force to replace it, or choose another path with --output.",
     exceptions.TargetInUse: "Wait for it, or choose another path with --output.",
     exceptions.SharedName: "Add --force if both may be changed or lost.",
-    exceptions.TokenizerError: f"{_TOKENIZER}, or give the prompt as token ids.",
+    exceptions.TokenizerError: "Specify another tokenizer or a local directory with --tokenizer.",
     exceptions.ChatTemplateError: "Base models have no chat template. Use the tokenizer of a chat "
     "model of the same family (--tokenizer), or sample text instead of messages.",
     LocalError: "Check the name, the permissions and the free space.",
@@ -90,6 +88,7 @@ FOREIGN = (
     ("--limit 0", "--all"),
     ("--base-url", "--endpoint --host --server"),
     ("--api-key", "--token"),
+    ("--base", "--base-model"),
     ("-f", "-o --output --output-format"),
     *((f"-f {name}", f"--{name}") for name in ("csv", "plain", "table", "yaml")),
     ("-f plain", "--tsv"),

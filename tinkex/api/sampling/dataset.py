@@ -92,7 +92,12 @@ def read_supervised_rows(
             try:
                 value = json.loads(text) if isinstance(text, bytes) else text
             except (ValueError, RecursionError) as error:
-                raise UsageError(f"not JSON: {error}") from error
+                reason = str(error)
+                if isinstance(error, json.JSONDecodeError):
+                    reason = f"{error.msg} at column {error.colno}"
+                raise UsageError(
+                    f"not JSON: {reason}", hint="Write one JSON object per line, or a JSON array."
+                ) from error
             if not isinstance(value, dict):
                 raise UsageError(f"a row must be a JSON object, not {brief_json(value)}")
             yield SupervisedRow(where, parse_row(value, layout), value)

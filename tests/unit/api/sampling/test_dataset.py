@@ -102,7 +102,7 @@ def test_a_layout_that_is_given_decides():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("{", "line 2: not JSON"),
+        ('{"a" 1}', "line 2: not JSON: Expecting ':' delimiter at column 6$"),
         ("[" * 100_000, "line 2: not JSON"),
         ("[1]", r"line 2: a row must be a JSON object, not \[1\]"),
         ('"x"', 'line 2: a row must be a JSON object, not "x"'),
