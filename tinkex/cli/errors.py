@@ -37,7 +37,7 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
     exceptions.TargetExists: "Add --force to replace it, or choose another path with --output.",
     exceptions.TargetInUse: "Wait for it, or choose another path with --output.",
     exceptions.SharedName: "Add --force if both may be changed or lost.",
-    exceptions.TokenizerError: "Specify another tokenizer or a local directory with --tokenizer.",
+    exceptions.TokenizerError: "Specify another tokenizer, or a directory, with --tokenizer.",
     exceptions.ChatTemplateError: "Base models have no chat template. Use the tokenizer of a chat "
     "model of the same family (--tokenizer), or sample text instead of messages.",
     LocalError: "Check the name, the permissions and the free space.",

@@ -342,17 +342,17 @@ def _array_as_lines(name: str, file: IO[bytes]) -> IO[bytes]:
     try:
         rows = json.loads(content)
     except (ValueError, RecursionError) as error:
+        from tinkex.api.sampling.types import why_not_json
+
         hint = "Write one JSON object per line; for one prompt per line: --input-format text."
-        raise UsageError(
-            f"{name} is not a JSON array: {_why_not_json(error)}", hint=hint
-        ) from error
+        raise UsageError(f"{name} is not a JSON array: {why_not_json(error)}", hint=hint) from error
     lines: IO[bytes] = tempfile.TemporaryFile(prefix="tinkex-")  # noqa: SIM115 - returned
     lines.writelines(json.dumps(row).encode() + b"\n" for row in rows)
     return lines
 
 
 def _object(text: str) -> dict[str, Any]:
-    from tinkex.api.sampling.types import brief_json
+    from tinkex.api.sampling.types import brief_json, why_not_json
 
     try:
         row = json.loads(text)
@@ -360,18 +360,9 @@ def _object(text: str) -> dict[str, Any]:
             return row
         why = f"it is {brief_json(row)}"
     except (ValueError, RecursionError) as error:
-        why = _why_not_json(error)
+        why = why_not_json(error)
     hint = "Each line must be a JSON object; for one prompt per line: --input-format text."
     raise UsageError(f"not a JSON object: {why}", hint=hint)
-
-
-def _why_not_json(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    if not isinstance(error, json.JSONDecodeError):
-        return str(error)
-    line = f"line {error.lineno}, " if error.lineno > 1 else ""
-    return f"{error.msg} ({line}column {error.colno})"
 
 
 def _checked_prompt(kind: str, value: Any) -> Any:

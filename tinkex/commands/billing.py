@@ -274,7 +274,10 @@ class EstimateBilling(ShowOne):
             tokens += sum(len(example.tokens) for example in row)
             trained += sum(example.num_trained for example in row)
         if not rows:
-            raise UsageError(f"there are no rows in {parsed_args.data}")
+            where = "standard input" if parsed_args.data == "-" else parsed_args.data
+            raise UsageError(
+                f"there are no rows in {where}", hint="Write one JSON object per line."
+            )
         rate = prices.train if prices else None
         total = (tokens - examples) * epochs  # the last token of an example is not an input
         if prices and rate is None:

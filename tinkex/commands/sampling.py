@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tinkex.commands import arguments
 from tinkex.exceptions import TinkexError, UsageError
+from tinkex.files import user_path
 from tinkex.options import integer, non_empty, number, top_k
 
 if TYPE_CHECKING:
@@ -66,12 +68,21 @@ def checked_model(
         lambda short: arguments.checkpoint_path(command, short, kind="sampler"),
     )
     if not model.tinker_path:
-        raise UsageError(
-            f"{parsed_args.model_path} does not name its checkpoint, and the service cannot read "
-            "local files",
-            hint=f"To sample its base model: --base-model {model.base_model}",
-        )
+        raise _without_checkpoint(parsed_args.model_path, model.base_model)
     return model.tinker_path, None
+
+
+def _without_checkpoint(name: str, base_model: str | None) -> UsageError:
+    from tinkex.commands.inputs import ADAPTER_CONFIG
+
+    path = user_path(name)
+    directory = path if path.is_dir() else path.parent
+    hint = f"To sample its base model: --base-model {base_model}"
+    if (directory / ADAPTER_CONFIG).is_file():
+        add = f"tinkex local checkpoint add {shlex.quote(str(directory))}"
+        hint = f"To sample it on this machine: {add}; its base model: --base-model {base_model}"
+    what = f"{name} does not name its checkpoint, and the service cannot read local files"
+    return UsageError(what, hint=hint)
 
 
 def find_tokenizer(

@@ -143,7 +143,7 @@ class DecodeTokens(_TokensLister):
 
     notes = (
         "Token ids are a JSON array, JSONL rows with 'tokens', or numbers separated by spaces or "
-        "commas. Special tokens are included."
+        "commas. Special tokens are included; unknown ids are an error."
     )
     reads_text = False
     column_names = ("id", "text")
@@ -155,7 +155,7 @@ class DecodeTokens(_TokensLister):
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         def decoded() -> Iterator[tuple[Any, ...]]:
             for row, tokenizer in rows:
-                yield row.id, _decoded(row, tokenizer)
+                yield row.id, tokenizer.decode(_token_ids(row, tokenizer), strip_end=False)
 
         self._on_terminal = self.app.stdout.isatty()
         rows = self.rows(parsed_args)
@@ -166,22 +166,7 @@ class DecodeTokens(_TokensLister):
         return printable(text, keep="\n\t") if self._on_terminal else text
 
 
-def _decoded(row: PromptRow, tokenizer: Tokenizer) -> str:
-    """Return the text of the token ids in *row*.
-
-    :raises UsageError: they are not token ids, or not of this tokenizer.
-    """
-    tokens = _token_ids(row)
-    token_of = tokenizer.inner.id_to_token
-    if (unknown := next((token for token in tokens if token_of(token) is None), None)) is not None:
-        raise UsageError(
-            f"{row.where}: the tokenizer has no token {unknown}",
-            hint="Use --base-model with the model that the ids are for.",
-        )
-    return tokenizer.decode(tokens, strip_end=False)
-
-
-def _token_ids(row: PromptRow) -> list[int]:
+def _token_ids(row: PromptRow, tokenizer: Tokenizer) -> list[int]:
     from tinkex.api.sampling.types import why_not_token_ids
     from tinkex.commands.inputs import prompt_in
 
@@ -192,9 +177,17 @@ def _token_ids(row: PromptRow) -> list[int]:
     if why := why_not_token_ids(tokens):
         raise UsageError(
             f"{row.where}: not token ids: {why}",
-            hint="They look like [9707, 11, 1879]. For ids on each line: --input-format text.",
+            hint="Token ids are numbers, such as [9707, 11]; for ids on each line: "
+            "--input-format text; for text: tinkex tokens encode",
         )
-    return list(tokens)
+    ids = list(map(int, tokens))
+    for token in ids:
+        if tokenizer.inner.id_to_token(token) is None:
+            raise UsageError(
+                f"{row.where}: the tokenizer has no token {token}",
+                hint="Check that --base-model is the model that the token ids are from.",
+            )
+    return ids
 
 
 class CountTokens(_TokensLister):

@@ -21,8 +21,8 @@ from typing import Any
 
 from tinkex.exceptions import UsageError, a_few
 
-_EXAMPLE = (
-    '{"date": "2026-11-01", "models": '
+_HINT = (
+    'For example: {"date": "2026-11-01", "models": '
     '{"Qwen/Qwen3-8B": {"prefill": 0.13, "sample": 0.4, "train": 0.4}}}'
 )
 #: Number of tokens to which a price applies.
@@ -67,7 +67,7 @@ def parse(content: bytes, name: str, model: str) -> TokenPrices:
         found = None
     models = found.get("models") if isinstance(found, dict) else None
     if not isinstance(models, dict):
-        raise UsageError(f"{name} is not a price list", hint=f"For example: {_EXAMPLE}")
+        raise UsageError(f"{name} is not a price list", hint=_HINT)
     date = found.get("date")
     if not isinstance(date, str) or not date:
         raise UsageError(
@@ -83,7 +83,7 @@ def parse(content: bytes, name: str, model: str) -> TokenPrices:
 
 def _checked(listed: Any, name: str, model: str) -> Mapping[str, float]:
     if not isinstance(listed, dict):
-        raise UsageError(f"the prices of {model} in {name} are not an object")
+        raise UsageError(f"the prices of {model} in {name} are not an object", hint=_HINT)
     known = [field.name for field in fields(TokenPrices) if field.name != "date"]
     prices = {}
     for kind, price in listed.items():
@@ -96,6 +96,8 @@ def _checked(listed: Any, name: str, model: str) -> Mapping[str, float]:
             continue
         is_number = isinstance(price, (int, float)) and not isinstance(price, bool)
         if not is_number or not math.isfinite(price) or price < 0:
-            raise UsageError(f"the {kind} price of {model} in {name} must be a number, at least 0")
+            raise UsageError(
+                f"the {kind} price of {model} in {name} must be a number, at least 0", hint=_HINT
+            )
         prices[kind] = float(price)
     return prices

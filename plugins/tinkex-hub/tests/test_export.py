@@ -270,6 +270,10 @@ def web_page(case: World) -> None:
     (case.adapter / WEIGHTS).write_text("<!DOCTYPE html><title>Sign in</title>")
 
 
+def without_header(case: World) -> None:
+    os.truncate(case.adapter / WEIGHTS, 20)
+
+
 def truncated(case: World) -> None:
     os.truncate(case.adapter / WEIGHTS, (case.adapter / WEIGHTS).stat().st_size - 1)
 
@@ -285,21 +289,24 @@ def not_json(case: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("spoil", "words", "hint"),
     [
-        (missing, "not a PEFT adapter"),
-        (pickled, "a pickle may run any code"),
-        (empty, "is not a safetensors file"),
-        (web_page, "is not a safetensors file"),
-        (truncated, "is truncated"),
-        (linked, "is a symbolic link to another directory"),
-        (not_json, "is not a JSON object"),
+        (missing, "not a PEFT adapter", "Name the directory"),
+        (pickled, "a pickle may run any code", "Convert them"),
+        (empty, "is not a safetensors file", "Download it again"),
+        (web_page, "is not a safetensors file", "Download it again"),
+        (without_header, "is truncated", "Download it again"),
+        (truncated, "is truncated", "Download it again"),
+        (linked, "is a symbolic link to another directory", "Replace it"),
+        (not_json, "is not a JSON object", "Correct the file"),
     ],
 )
-def test_an_adapter_that_cannot_be_read_is_refused(spoil: Any, words: str, world: Any) -> None:
+def test_an_adapter_that_cannot_be_read_is_refused(
+    spoil: Any, words: str, hint: str, world: Any
+) -> None:
     case = world()
     spoil(case)
-    failure(case.export(code=1), words)
+    failure(case.export(code=1), words, hint)
 
 
 def test_links_of_the_cache_of_the_hub_are_followed_and_others_are_not(world: Any) -> None:
@@ -397,8 +404,8 @@ def test_the_space_is_checked_first(world: Any, monkeypatch: pytest.MonkeyPatch)
     ("words", "clause"),
     [
         (["nothing-here"], "there is no directory nothing-here"),
-        ([".", "--to", "merged"], "--to merged requires --base"),
-        ([".", "--to", "merged", "--base", "owner/model"], "not a PEFT adapter"),
+        ([".", "--to", "merged"], "--to merged requires a directory as --base\n"),
+        ([".", "--to", "merged", "--base", "a/b"], "requires a directory as --base, not a/b\n"),
         ([".", "--base", "nowhere"], "not a PEFT adapter"),
     ],
 )

@@ -169,26 +169,15 @@ def test_a_checkpoint_is_read_on_the_service(saved: list[str], tmp_path: Path) -
     [
         ("nothing-here", "there is no directory nothing-here"),
         ("tinker://run/weights/none", "Unknown checkpoint"),
-        ("empty", "the checkpoint is not a PEFT adapter: it has nothing"),
-        ("tree", "the checkpoint is not a PEFT adapter: it has one\n"),
-        ("cut", "adapter_model.safetensors is truncated\nHint: Download it again."),
-        ("page", "is not a safetensors file\nHint: Download it again."),
-        ("bad", "adapter_config.json is not a JSON object\nHint: Correct the file, or download"),
+        ("empty", "empty is not a PEFT adapter: it has no adapter_config.json"),
     ],
 )
 def test_sources_that_do_not_exist(
     source: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tinkex_local")
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "tree/one/two").mkdir(parents=True)
-    weights = (9).to_bytes(8, "little") + b"{"
-    for name, config, content in (
-        *(("cut", "{}", weights), ("page", "{}", b"<html>"), ("bad", "{", weights)),
-    ):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "adapter_config.json").write_text(config)
-        (tmp_path / name / "adapter_model.safetensors").write_bytes(content)
+    (tmp_path / "empty" / "below").mkdir(parents=True)
+    (tmp_path / "empty" / "below" / "other.age").touch()  # is not searched
     monkeypatch.chdir(tmp_path)
     with local_service(tmp_path / "home"):
         done = invoke(["checkpoint", "inspect", source])

@@ -52,7 +52,7 @@ def open_file(directory: Path, name: str) -> BinaryIO:
         raise LocalError(f"cannot read {path}: {reason}") from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a device or pipe has no end
         file.close()
-        raise LocalError(f"{path} is not a regular file")
+        raise LocalError(f"{path} is not a regular file", hint="Replace it with a regular file.")
     return file
 
 
@@ -153,4 +153,7 @@ def _check_space(directory: Path, needed: int) -> None:
     free = shutil.disk_usage(directory).free
     if free < needed:
         sizes = f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
-        raise LocalError(f"not enough space in {directory.parent}: {sizes}")
+        raise LocalError(
+            f"not enough space in {directory.parent}: {sizes}",
+            hint="Free some space, or choose another --output.",
+        )

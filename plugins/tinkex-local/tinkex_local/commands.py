@@ -211,7 +211,7 @@ class RemoveLocalModel(ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
-        with _app() as app, _reported(parsed_args.name):
+        with _app() as app, _reported(parsed_args.name, "See: tinkex local model list"):
             app.service.models.remove(parsed_args.name)
             self.result = parsed_args.name
         return self.column_names, (parsed_args.name,)
@@ -294,8 +294,8 @@ def _app(key: str | None = None) -> Iterator[App]:
 
 
 @contextmanager
-def _reported(what: str) -> Iterator[None]:
-    """Convert errors about *what* to exceptions of tinkex."""
+def _reported(what: str, hint: str | None = None) -> Iterator[None]:
+    """Convert errors about *what* to exceptions of tinkex; *hint* is about models."""
     import sqlite3
 
     from tinkex_local.app import unusable
@@ -309,9 +309,9 @@ def _reported(what: str) -> Iterator[None]:
     except (StateError, sqlite3.Error) as error:
         raise unusable(error) from error
     except ModelError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(str(error), hint=hint) from error
     except ForeignError as error:
-        raise UsageError(f"cannot add {what}: {error}") from error
+        raise UsageError(f"cannot add {what}: {error}", hint=error.hint) from error
     except OperationError as error:
         raise LocalError(str(error)) from error
     except OSError as error:

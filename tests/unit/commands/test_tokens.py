@@ -133,8 +133,8 @@ def test_no_control_character_reaches_a_terminal(tinkex, model, tmp_path):
         (["count", "-"], '{"prompt": ""}', "'prompt' must be a non-empty string"),
         (["count", "-"], '{"prompt": 1}\n', "'prompt' must be a non-empty string"),
         (["decode", "-"], "hello", 'standard input: not token ids: it is "hello"'),
-        (["decode", "-"], "[1]\n[2]\n", "For ids on each line: --input-format text."),
-        (["decode", "-"], "1 9999999", "standard input: the tokenizer has no token 9999999"),
+        (["decode", "-"], "[1]\n[2]\n", "such as [9707, 11]; for ids on each line: --input"),
+        (["decode", "-"], "1 9", "standard input: the tokenizer has no token 9\nHint: Check"),
         (["decode", "-"], "1 99999999999999999999", "item 2 is 999999999999"),
         (["decode", "-"], '{"prompt": "x"}', 'line 1: not token ids: it is "x"'),
         (["decode", "-", "--base-model", "./none"], "1", "cannot read none"),
@@ -166,7 +166,9 @@ DATA = '{"prompt": "hello", "completion": " world"}\n{"text": "hello world"}\n'
 @pytest.fixture
 def estimate(tinkex, model, tmp_path):
     def run(*argv: str, prices: object = None, **options):
-        words = [*argv, "--base-model", "m", "--tokenizer", model]
+        words = [*argv, "--base-model", "m"]
+        if "--tokenizer" not in argv:
+            words += ["--tokenizer", model]
         if prices is not None:
             (tmp_path / "prices.json").write_text(json.dumps(prices))
             words += ["--prices", "prices.json"]
@@ -304,8 +306,9 @@ def test_an_address_that_is_no_price_list(reply, message, estimate):
     ("argv", "stdin", "message"),
     [
         (["billing", "estimate", "none.jsonl"], "", "cannot read none.jsonl"),
-        (["billing", "estimate", "-"], "", "there are no rows in -"),
+        (["billing", "estimate", "-"], "", "there are no rows in standard input\nHint: Write"),
         (["billing", "estimate", "-"], '{"x": 1}', "standard input, line 1"),
+        (["billing", "estimate", "-", "--tokenizer", "./none"], "", "or a directory, with --tok"),
         (["run", "batch", "-", "--prices", "x"], "hello", "--prices requires --estimate"),
     ],
 )

@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from typing import IO, Any, ClassVar
 
 from tinkex.api.sampling.chat import text_messages
-from tinkex.api.sampling.types import brief_json
+from tinkex.api.sampling.types import brief_json, why_not_json
 from tinkex.exceptions import LocalError, UsageError
 from tinkex.files import MAX_INPUT
+
+_HINT = (
+    "Each row is a JSON object on its own line, with 'messages', 'prompt' and 'completion', or "
+    "'text'."
+)
 
 Message = Mapping[str, Any]
 
@@ -92,17 +97,12 @@ def read_supervised_rows(
             try:
                 value = json.loads(text) if isinstance(text, bytes) else text
             except (ValueError, RecursionError) as error:
-                reason = str(error)
-                if isinstance(error, json.JSONDecodeError):
-                    reason = f"{error.msg} at column {error.colno}"
-                raise UsageError(
-                    f"not JSON: {reason}", hint="Write one JSON object per line, or a JSON array."
-                ) from error
+                raise UsageError(f"not JSON: {why_not_json(error)}") from error
             if not isinstance(value, dict):
                 raise UsageError(f"a row must be a JSON object, not {brief_json(value)}")
             yield SupervisedRow(where, parse_row(value, layout), value)
         except UsageError as error:
-            raise UsageError(f"{where}: {error}", hint=error.hint) from error
+            raise UsageError(f"{where}: {error}", hint=error.hint or _HINT) from error
 
 
 def _items(file: IO[bytes], name: str) -> Iterator[tuple[str, bytes | object]]:
@@ -133,7 +133,8 @@ def _array(content: bytes, name: str) -> Iterator[tuple[str, object]]:
     try:
         rows = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{name} is not a JSON array: {error}") from error
+        why = why_not_json(error)
+        raise UsageError(f"{name} is not a JSON array: {why}", hint=_HINT) from error
     for number, row in enumerate(rows, 1):
         yield f"{name}, row {number}", row
 

@@ -36,6 +36,16 @@ def brief_json(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
+def why_not_json(error: Exception) -> str:
+    """Return the reason and the place of *error*, raised by :func:`json.loads`."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    line = f"line {error.lineno}, " if error.lineno > 1 else ""
+    return f"{error.msg} ({line}column {error.colno})"
+
+
 def are_token_ids(tokens: object) -> bool:
     """Return whether *tokens* is a sequence of whole numbers from 0 to 2147483647."""
     if isinstance(tokens, Sequence) and set(map(type, tokens)) == {int}:

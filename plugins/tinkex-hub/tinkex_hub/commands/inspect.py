@@ -51,7 +51,7 @@ class InspectCheckpoint(ShowOne):
         with ExitStack() as stack:
             directory = sources.directory_of(self, source)
             if directory is not None:
-                adapter, base_model = sources.open_adapter(directory, stack), None
+                adapter, base_model = sources.open_adapter(directory, source, stack), None
             else:
                 source = checkpoint_path(self, source)
                 base_model = sources.base_model_of(self, source)

@@ -244,7 +244,7 @@ class _Push:
         done = command.client.checkpoints.download(
             str(self._path), directory, on_progress=command.show_transfer
         )
-        adapter.check(directory)
+        adapter.check(directory, str(self._path))
         if not self._options.raw:
             self._convert(directory)
             return
@@ -260,7 +260,7 @@ class _Push:
 
         new = self._scratch / "peft"
         with ExitStack() as stack:
-            found = sources.open_adapter(directory, stack)
+            found = sources.open_adapter(directory, str(self._path), stack)
             self._base_model = self._base_model or found.base_model
             base = sources.find_base(
                 self._command, self._options.base, self._base_model, self._options.hf_token

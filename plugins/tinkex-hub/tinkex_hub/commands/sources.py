@@ -87,9 +87,10 @@ def base_model_of(command: ShowOne, path: str) -> str | None:
         return None
 
 
-def open_adapter(directory: Path, stack: ExitStack) -> Adapter:
+def open_adapter(directory: Path, label: str, stack: ExitStack) -> Adapter:
     """Open the adapter in *directory* until the end of *stack*.
 
+    :param label: the name of the directory or checkpoint in errors.
     :raises UsageError: there is no adapter, or it is not plain LoRA in a safetensors file.
     :raises LocalError: a file cannot be read, or is malformed.
     """
@@ -97,7 +98,7 @@ def open_adapter(directory: Path, stack: ExitStack) -> Adapter:
     from tinkex_hub.directories import open_file, read_json
     from tinkex_hub.lora import CONFIG, WEIGHTS, Adapter
 
-    adapter.check(directory)
+    adapter.check(directory, label)
     config = read_json(directory, CONFIG)
     try:
         file = stack.enter_context(open_file(directory, WEIGHTS))
@@ -154,6 +155,6 @@ def find_base(
         return hub_models.find(named, command.settings.timeout, token)
     except TinkexError as error:
         command.app.warn(f"The names and shapes are not checked: {error}")
-        hint = f"To check them, name the directory of {named} with --base."
+        hint = f"To check them: hf download {named} --local-dir DIR, then add --base DIR"
         command.app.warn(hint, prefix="Hint: ")
         return None
