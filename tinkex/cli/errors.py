@@ -88,6 +88,7 @@ FOREIGN = (
     ("--limit 0", "--all"),
     ("--base-url", "--endpoint --host --server"),
     ("--api-key", "--token"),
+    ("--base", "--base-model"),
     ("-f", "-o --output --output-format"),
     *((f"-f {name}", f"--{name}") for name in ("csv", "plain", "table", "yaml")),
     ("-f plain", "--tsv"),

@@ -161,7 +161,8 @@ def read_messages(file: str, stdin: TextIO | None = None) -> list[dict[str, Any]
             f"{file} is not UTF-8 text (byte {error.start})", hint="Convert it with iconv."
         ) from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{where} is not a JSON list of messages", hint=hint) from error
+        many = " For several conversations: tinkex run batch"
+        raise UsageError(f"{where} is not a JSON list of messages", hint=hint + many) from error
     if isinstance(value, dict):
         value = value.get("messages")
     try:

@@ -90,6 +90,7 @@ def test_what_is_printed(sft):
     assert re.search(r"^Loss: 7\.\d{3} █[▁-█]{8}▁ \d\.\d{3}$", done.stderr, re.M)
     lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
     assert lines["Steps"] == "10"
+    assert re.fullmatch(r"[0-9.]{1,6}", lines["Train mean NLL"])
     assert lines["Sampler path"].endswith("/sampler_weights/final")
     assert lines["Output"] == "out"
 
@@ -328,6 +329,12 @@ def test_long_rows(sft):
     [
         ([], "--output is required", "--output runs/first"),
         (["--base-model", "m", "--model-path", "x"], "either --base-model or --model-path", ""),
+        (["--output", "o", "--eval", "-"], "cannot come from standard input", "to a file"),
+        (
+            ["--output", "o", "--model-path", "tinker://r/sampler_weights/x"],
+            "only for",
+            "--run-id r",
+        ),
         (["--output", "o", "--eval-every", "2"], "--eval-every requires --eval", "held-out"),
         (["--output", "data.jsonl"], "data.jsonl is not a directory", "--output"),
         (["--output", "data.jsonl/x"], "data.jsonl/x/config.json: Not a directory", ""),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tinkex.commands.arguments import checkpoint_path
 from tinkex.commands.base import ShowOne
-from tinkex.exceptions import TinkexError, TokenizerError, UsageError
+from tinkex.exceptions import TinkexError, UsageError
 from tinkex.options import integer, non_empty, number
 
 if TYPE_CHECKING:
@@ -92,10 +92,17 @@ class SftTrain(ShowOne):
         return self._train(parsed_args, job, log)
 
     def _check(self, parsed_args: argparse.Namespace) -> None:
-        if bool(parsed_args.base_model) == bool(parsed_args.model_path):
+        if parsed_args.base_model and parsed_args.model_path:
+            raise UsageError("use either --base-model or --model-path")
+        if not parsed_args.base_model and not parsed_args.model_path:
             raise UsageError(
-                "use either --base-model or --model-path",
+                "--base-model or --model-path is required",
                 hint="For example: --base-model Qwen/Qwen3-8B; see 'tinkex model list'.",
+            )
+        if "-" in (parsed_args.data, parsed_args.eval):
+            raise UsageError(
+                "the data cannot come from standard input, because --resume reads it again",
+                hint="Write it to a file first.",
             )
         if not parsed_args.dry_run and not parsed_args.output:
             raise UsageError(
@@ -106,19 +113,22 @@ class SftTrain(ShowOne):
 
     def _job(self, parsed_args: argparse.Namespace) -> _Job:
         """Read the data and the tokenizer, and make the plan."""
-        from tinkex.api import load_tokenizer
+        from tinkex.api import TinkerPath, load_tokenizer
 
         base_model, checkpoint = parsed_args.base_model, None
         if parsed_args.model_path:
             checkpoint = checkpoint_path(self, parsed_args.model_path, kind="training")
+            if TinkerPath.from_string(checkpoint).kind == "sampler_weights":
+                run_id = checkpoint.removeprefix("tinker://").partition("/")[0]
+                raise UsageError(
+                    f"{checkpoint} is only for sampling, and training cannot start from it",
+                    hint=f"'tinkex checkpoint list --run-id {run_id} --type weights' shows "
+                    "training checkpoints.",
+                )
             base_model = self.client.checkpoints.info(checkpoint).base_model
             if not base_model:
                 raise UsageError(f"the service does not report the base model of {checkpoint}")
-        try:
-            tokenizer = load_tokenizer(parsed_args.tokenizer or base_model)
-        except TokenizerError as error:
-            error.hint = error.hint or "Use --tokenizer to name another model or a directory."
-            raise
+        tokenizer = load_tokenizer(parsed_args.tokenizer or base_model)
         data, held_out = self._read(parsed_args, tokenizer, base_model)
         plan = _plan(parsed_args, data, base_model, tokenizer)
         return _Job(base_model, checkpoint, tokenizer, data, held_out, plan)
@@ -253,6 +263,10 @@ class SftTrain(ShowOne):
                 self.status(f"Step {summary.steps} of {steps}: {text}")
 
         return show
+
+    def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
+        rounded = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in record.items()}
+        return super().plain_lines(rounded)
 
     def _finished(self, job: _Job, log: RunDirectory, last: dict[str, Any]) -> Any:
         """Return the results of a run that is complete."""
