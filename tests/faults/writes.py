@@ -394,10 +394,10 @@ WRITERS: dict[str, Writer] = {
     "chat --log": Writer(
         "conversations",
         ("chat", "--base-model", MODEL, "--max-tokens", "2", "--log", "log.jsonl"),
-        holds("work/log.jsonl", '{"old": 1}', "Holmes?"),
-        lambda spot: spot.write("work/log.jsonl", '{"old": 1}\n'),
+        holds("work/log.jsonl", "Holmes?"),
         stdin="Holmes?\n",
         prints=True,
+        leaves=("work/log.jsonl",),
     ),
     "compare": Writer(
         "results of each model, and a page",
