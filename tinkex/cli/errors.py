@@ -38,8 +38,8 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
     exceptions.TargetInUse: "Wait for it, or choose another path with --output.",
     exceptions.SharedName: "Add --force if both may be changed or lost.",
     exceptions.TokenizerError: "Specify another tokenizer, or a directory, with --tokenizer.",
-    exceptions.ChatTemplateError: "Base models have none: give the tokenizer of a chat model of "
-    "the same family with --tokenizer, or use text instead of messages.",
+    exceptions.ChatTemplateError: "Base models have no chat template. Use the tokenizer of a chat "
+    "model of the same family (--tokenizer), or sample text instead of messages.",
     LocalError: "Check the name, the permissions and the free space.",
     exceptions.Unreachable: "Check the base URL: tinkex config show.",
     exceptions.TLSError: "Check the base URL: tinkex config show.",
@@ -58,7 +58,7 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
         _hint_for_resource(error) or "See 'tinkex checkpoint list' or 'tinkex run list'."
     ),
     exceptions.NotOffered: "Check which server this is: tinkex config show.",
-    exceptions.LogprobsUnavailable: "Leave the option out, or use a server that returns them.",
+    exceptions.LogprobsUnavailable: "Omit the option, or use a server that returns logprobs.",
     exceptions.Conflict: "See the current state with 'tinkex checkpoint info'.",
     exceptions.RateLimited: "Wait a while, or send fewer concurrent requests.",
 }

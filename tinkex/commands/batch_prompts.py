@@ -69,8 +69,8 @@ class PromptSource:
     :param kind: ``jsonl``, ``text`` (a prompt per line) or ``file`` (a single prompt, as text or
         token ids); by default derived from the name or the first line.
     :param otherwise: the kind of a file that is not JSONL.
-    :param chat: make each text the message of a user.
-    :param system: make it, and messages, follow this system message.
+    :param chat: treat each text prompt as a user message.
+    :param system: system message to put before text prompts and messages; implies *chat*.
     :ivar total: number of prompts.
     :ivar digest: hash of their content.
     :ivar needs_tokenizer: whether any prompt is not token ids.
@@ -225,7 +225,7 @@ class PromptSource:
                 yield str(number), where, line.rstrip(b"\r\n")
 
     def _whole(self, digest: hashlib._Hash) -> Iterator[tuple[str, str, bytes]]:
-        """Yield the name, the name again and the content of the file."""
+        """Yield the id, the name and the content of the file; the id is the name."""
         assert self._file is not None
         self._file.seek(0)
         content = self._file.read(MAX_INPUT + 1)
@@ -269,7 +269,7 @@ class PromptSource:
         return PromptRow(index, str(id), where, prompt, params, num_samples, extra)
 
     def _as_chat(self, prompt: Any) -> Any:
-        """Return *prompt* as a conversation if it should be one; token ids stay as they are."""
+        """Return text (with ``chat``) and messages as a conversation, token ids unchanged."""
         from tinkex.api.sampling.types import is_chat
 
         is_message = isinstance(prompt, str) and self._chat

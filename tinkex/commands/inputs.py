@@ -173,7 +173,7 @@ def read_messages(file: str, stdin: TextIO | None = None) -> list[dict[str, Any]
 def conversation(
     prompt: str | Sequence[Mapping[str, Any]], system: str | None
 ) -> list[dict[str, Any]]:
-    """Return *prompt*, the text of a user or messages, as messages after the message *system*.
+    """Return *prompt*, a user message or messages, as messages that begin with *system*.
 
     :raises UsageError: there are two system messages.
     """
@@ -187,7 +187,7 @@ def conversation(
 
 @contextmanager
 def opened(name: str, stdin: TextIO | None) -> Iterator[tuple[IO[bytes], str]]:
-    """Open the file *name*, or *stdin* for ``-``; yield it with its name for messages.
+    """Open the file *name*, or *stdin* for ``-``; yield it with its name for error messages.
 
     :raises LocalError: it cannot be read.
     """

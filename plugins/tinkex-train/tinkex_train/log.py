@@ -12,7 +12,7 @@ import math
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from tinkex.exceptions import LocalError, UsageError
@@ -152,7 +152,12 @@ class RunDirectory:
         self._append(CHECKPOINTS, row)
 
     def close(self) -> None:
-        """Unlock the directory."""
+        """Unlock the directory; remove it if nothing was written."""
+        lock = f".{METRICS}.lock"
+        with suppress(OSError):
+            if os.listdir(self.path) == [lock]:
+                (self.path / lock).unlink()
+                self.path.rmdir()
         self._stack.close()
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:

@@ -208,7 +208,7 @@ class SamplingClient:
     def _sampled(
         self, body: dict[str, Any], wanted: Logprobs, size: int, deadline: Deadline
     ) -> SampleResponse:
-        """Return the response to *body* with the members that request *wanted*."""
+        """Send *body* with the members that request *wanted*; return the response."""
         while True:
             more = logprobs.request_members(wanted, size, last_n=self._scores_last_n)
             try:

@@ -39,9 +39,9 @@ _ROLES = {
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation to learn the assistant's replies from.
+    """A conversation whose assistant replies are trained.
 
-    :ivar trained: whether each message is trained; ``None`` if the row does not say.
+    :ivar trained: whether each message is trained; ``None`` if the row does not specify it.
     :ivar tools: definitions of the functions that the assistant may call.
     """
 
@@ -52,7 +52,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Completion:
-    """A prompt without a chat template, and the text that continues it."""
+    """A prompt without a chat template, and its completion, which is trained."""
 
     prompt: str
     completion: str
@@ -60,7 +60,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Text:
-    """A text that is learned as a whole."""
+    """A text of which all tokens are trained."""
 
     text: str
 
@@ -69,7 +69,7 @@ class Text:
 class SupervisedRow:
     """One row of a data set.
 
-    :ivar where: its place, for messages: ``data.jsonl, line 7``.
+    :ivar where: its place for error messages: ``data.jsonl, line 7``.
     :ivar source: the row as it was read.
     """
 
@@ -86,7 +86,7 @@ def read_supervised_rows(
 ) -> Iterator[SupervisedRow]:
     """Yield the rows of a file of JSON lines, or of a JSON array.
 
-    :param name: name of the file for messages.
+    :param name: name of the file for error messages.
     :param layout: the layout of all rows, one of :attr:`SupervisedRow.LAYOUTS`; by default each
         row's layout is derived from its members.
     :raises UsageError: a row is invalid; the message names its place.
@@ -192,7 +192,7 @@ def _conversation(row: Mapping[str, Any], member: str | None) -> Conversation:
 
 
 def _flag(message: Message) -> bool | None:
-    """Return whether *message* says that it is trained; ``None`` if it does not say."""
+    """Return whether *message* is marked as trained; ``None`` without such a mark."""
     for name in ("trainable", "weight"):
         value = message.get(name)
         if value is None:
