@@ -107,6 +107,8 @@ class Writer:
     again: tuple[str, ...] = ()
 
 
+#: A row of the results of ``run batch``.
+RESULT = {"id": "a", "index": 0, "sequences": [{"text": "Holmes lit", "stop_reason": "stop"}]}
 #: What checkpoints that are downloaded come over.
 OLD_ADAPTER = {"adapter_config.json": "{}", "mine": "mine"}
 
@@ -394,10 +396,10 @@ WRITERS: dict[str, Writer] = {
     "chat --log": Writer(
         "conversations",
         ("chat", "--base-model", MODEL, "--max-tokens", "2", "--log", "log.jsonl"),
-        holds("work/log.jsonl", '{"old": 1}', "Holmes?"),
-        lambda spot: spot.write("work/log.jsonl", '{"old": 1}\n'),
+        holds("work/log.jsonl", "Holmes?"),
         stdin="Holmes?\n",
         prints=True,
+        leaves=("work/log.jsonl",),
     ),
     "compare": Writer(
         "results of each model, and a page",
@@ -418,6 +420,16 @@ WRITERS: dict[str, Writer] = {
             lambda spot: spot.write("work/data.jsonl", '{"text": "Holmes lit"}\n'),
             old("scores.jsonl"),
         ),
+    ),
+    "grade --per-row": Writer(
+        "grade of each row",
+        ("grade", "results.jsonl", "--check", "regex:lit", "--per-row", "grades.jsonl"),
+        is_new("work/grades.jsonl"),
+        both(
+            lambda spot: spot.write("work/results.jsonl", json.dumps(RESULT) + "\n"),
+            old("grades.jsonl"),
+        ),
+        where="",
     ),
     "shell: > file": Writer(
         "output of a line of the shell",

@@ -247,8 +247,9 @@ def test_a_configuration_that_is_not_plain_lora_is_refused(
 ) -> None:
     case = world()
     case.rewrite(**config)
+    hint = "Convert it" if "plain" in words else "Check that"
     for to in ("peft", "merged"):
-        failure(case.export("--to", to, code=1), words)
+        failure(case.export("--to", to, code=1), words, hint)
 
 
 # Files ----------------------------------------------------------------------------------------

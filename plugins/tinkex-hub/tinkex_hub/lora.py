@@ -103,7 +103,11 @@ class Adapter:
     @classmethod
     def open(cls, config: Mapping[str, Any], file: BinaryIO, label: str) -> Adapter:
         """Return the adapter with the tensors in *file*, which must stay open."""
-        return cls(config, TensorFile(file, label))
+        try:
+            return cls(config, TensorFile(file, label))
+        except UsageError as error:
+            error.hint = error.hint or f"Check that {CONFIG} and {WEIGHTS} are of one LoRA adapter."
+            raise
 
     @property
     def base_model(self) -> str | None:

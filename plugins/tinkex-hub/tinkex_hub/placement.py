@@ -118,7 +118,10 @@ def place(adapter: Adapter, base: BaseModel | None) -> list[Place]:
         the adapter is not plain LoRA.
     """
     if adapter.unusual:
-        raise UsageError(f"the adapter is not plain LoRA: {', '.join(adapter.unusual)} is set")
+        raise UsageError(
+            f"the adapter is not plain LoRA: {', '.join(adapter.unusual)} is set",
+            hint="Convert it with the library that wrote it.",
+        )
     places, unknown = _Placing(adapter, base).places()
     unknown += adapter.others
     if unknown:
