@@ -14,9 +14,9 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from tinkex.api import SamplingClient, Tokenizer
-from tinkex.cli.app import TinkexApp
 from tinkex.exceptions import LocalError, OperationFailed
 from tinkex.testing import Invocation, invoke
+from tinkex_lab.commands.chat import Chat
 from tinkex_lab.conversation import ConversationLog
 
 BASE = "tinkex/baker-street-2M"
@@ -170,11 +170,13 @@ def test_a_checkpoint_can_be_talked_to(chat, typed, service, tmp_path: Path):
 
 
 def test_a_user_at_a_terminal_is_prompted_if_only_the_output_is_redirected(chat, monkeypatch):
-    app = TinkexApp
-    monkeypatch.setattr(
-        "tinkex.cli.app.TinkexApp",
-        lambda stdin, out, err: setattr(stdin, "isatty", lambda: True) or app(stdin, out, err),
-    )
+    take_action = Chat.take_action
+
+    def on_a_terminal(self: Chat, parsed_args: object) -> object:
+        self.app.stdin.isatty = lambda: True
+        return take_action(self, parsed_args)
+
+    monkeypatch.setattr(Chat, "take_action", on_a_terminal)
 
     done = chat(["One"])
 

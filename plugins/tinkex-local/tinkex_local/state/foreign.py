@@ -9,6 +9,7 @@ import re
 import stat
 from collections.abc import Mapping
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +163,7 @@ def read_tensors(directory: Path) -> Tensors:
         raise ForeignError(what, _DAMAGED) from error
     tensors: Tensors = {}
     unknown = []
-    for name, tensor in found:
+    for name, tensor in sorted(found, key=itemgetter(0)):  # their order varies
         match = _FACTOR.fullmatch(name)
         if match is None:
             unknown.append(name)
