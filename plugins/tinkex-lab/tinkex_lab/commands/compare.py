@@ -136,7 +136,7 @@ class Compare(Lister):
             option = "--resume" if parsed_args.resume else "--force"
             raise UsageError(f"{option} requires --output", hint="For example: --output results")
         if parsed_args.html is not None:
-            check_writable(parsed_args.html)
+            check_writable(parsed_args.html, parsed_args.prompts)
 
     def _prompts(self, parsed_args: argparse.Namespace) -> list[tuple[int, str, Any]]:
         params, chat = sampling_params(parsed_args), parsed_args.chat
