@@ -63,7 +63,7 @@ def conversations(file: str) -> list[list[str]]:
 # ---------------------------------------------------------------- lines from a pipe
 
 
-def test_lines_are_turns_of_one_conversation(chat):
+def test_lines_are_turns_of_one_conversation(chat, monkeypatch):
     first, second = answers(chat(["Who are you?", "", "What do \\", "you see?"], "--json"))
 
     assert (first["role"], first["stop_reason"]) == ("assistant", "length")
@@ -71,6 +71,10 @@ def test_lines_are_turns_of_one_conversation(chat):
     # The template adds tokens around both messages.
     assert second["prompt_tokens"] > first["prompt_tokens"] + 6
     assert first["avg_logprob"] < 0
+    assert answers(chat(["Who are you?"], argv=["-f", "json", *TALK])) == [first]
+    with monkeypatch.context() as patch:
+        patch.setenv("TINKEX_FORMAT", "json")
+        assert answers(chat(["Who are you?"])) == [first]
     plain = chat(["Who are you?"])
     assert plain.stdout == first["content"] + "\n"
     assert "(stopped after 6 tokens; see /params max_tokens)" in plain.stderr

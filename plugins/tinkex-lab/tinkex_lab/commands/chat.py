@@ -98,13 +98,14 @@ class Chat(Command):
             )
         if not (self.app.stdin and self.app.stdin.isatty()):
             check_stdin(self, "messages")
+        as_json = bool(parsed_args.formatter or self.format_before_command(("json",)))
+        as_json = as_json or self.settings.format == "json"
         log = ConversationLog(parsed_args.log) if parsed_args.log else None
         params = sampling_params(parsed_args)
         with ExitStack() as stack:
             models = _Models(self, parsed_args.tokenizer, stack)
             model = models.open(parsed_args.model_path, parsed_args.base_model)
             talk = Conversation(model, params, parsed_args.system)
-            as_json = parsed_args.formatter == "json"
             _Session(self, models, talk, log, as_json=as_json).run()
 
 
