@@ -4,8 +4,8 @@
 #   make test    lint, types, documentation, then the tests; five minutes with the installation
 #   make test-faults   every command against every fault; make test runs a sample
 #   make test-kills    commands killed and interrupted at random moments, 200 times each
-#   make test-train    everything that computes with PyTorch, in an environment with 1.5 GB of packages
-#   make demo-train    fine-tunes the small model: loss, samples before and after, the same in PEFT
+#   make test-train    the tests that compute with PyTorch, in an environment with 1.5 GB of packages
+#   make demo-train    fine-tunes the small model, samples from it, and loads the result in PEFT
 #   make test-load     64 clients at once on the local service
 #   make audit   what is known against the versions of the dependencies
 #   make fuzz    every parser against many thousands of odd inputs
@@ -13,7 +13,7 @@
 #   make man     the manual pages, in doc/build/man
 #   make pictures  the terminal pictures of README and manual, from real output
 #   make bench   every measurement against the official command line; BENCH_ARGS="--only startup"
-#   make bench-train   steps per second against a loop of PyTorch and PEFT
+#   make bench-train   training steps per second, compared with a loop in PyTorch and PEFT
 #   make clean   remove all that was made here
 #
 #   make lint | types | docs | pytest   one stage of the test; PYTEST_ARGS="-k publish" narrows it,
@@ -73,7 +73,7 @@ define install
 endef
 
 # For development and tests: editable, so that sources are used as they are.
-# PyTorch has an environment of its own: everywhere else, its plugin is installed without it.
+# PyTorch has a separate environment; in .venv, its plugin is installed without it.
 TORCH := plugins/tinkex-torch
 EDITABLE := -e '.[test,doc]' $(foreach plugin,$(filter-out $(TORCH),$(PLUGINS)),-e $(plugin))
 .venv/.stamp: $(METADATA)

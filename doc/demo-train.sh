@@ -19,7 +19,7 @@ for paragraph in pathlib.Path("LICENSE").read_text().split("\n\n"):
     print(json.dumps({"text": " ".join(paragraph.split())}))
 END
 
-# What anyone would write to use the adapter with transformers and PEFT.
+# A program that uses the adapter with transformers and PEFT.
 cat > in_peft.py <<'END'
 import sys
 
@@ -39,7 +39,7 @@ written = model.generate(input_ids=ids, max_new_tokens=40, do_sample=False)
 print(tokenizer.decode(written[0, ids.shape[1] :].tolist()))
 END
 
-# Print a command as one types it, then run it.
+# Print a command, then run it.
 say() {
     printf '\n$ %s\n' "$1"
     eval "$1"
@@ -61,7 +61,7 @@ say "echo $prompt > prompts.txt"
 say "tinkex compare prompts.txt --base-model $model --model-path \"\$checkpoint\" $sampling --html compared.html"
 grep -q '</mark>' compared.html || { echo "no text differs in the comparison" >&2; exit 1; }
 say 'tinkex checkpoint download "$checkpoint" --output adapter'
-# The most likely tokens do not depend on random numbers, so that both programs write the same.
+# The most likely tokens do not depend on random numbers, so both programs write the same text.
 say "tinkex run --model-path \"\$checkpoint\" --prompt $prompt --max-tokens 40 --temperature 0 | tee sampled.txt"
 say 'base=$(python -c "from tinkex_torch.engine import BUILT_IN; print(BUILT_IN[\"tinkex/baker-street-2M\"])")'
 say "python in_peft.py \"\$base\" $prompt adapter | tee peft.txt"
@@ -71,5 +71,5 @@ say "python in_peft.py \"\$base\" $prompt exported | tee exported.txt"
 say 'tinkex checkpoint export adapter --to merged --base "$base" --output merged'
 say "python in_peft.py merged $prompt | tee merged.txt"
 for text in peft exported merged; do
-    [[ $(cat sampled.txt) == *"$(cat $text.txt)"* ]] || { echo "$text.txt is another text" >&2; exit 1; }
+    [[ $(cat sampled.txt) == *"$(cat $text.txt)"* ]] || { echo "$text.txt and sampled.txt differ" >&2; exit 1; }
 done

@@ -35,7 +35,7 @@ def manual(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         [sys.executable, "-m", "sphinx", "-q", "-b", "text", str(SOURCE), str(out / "text")],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         env=environ,
     )
     assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -39,12 +40,17 @@ LAYER_OF = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 HTTP = ("requests", "urllib3", "http.client")
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports_of(path: Path, *, lazy: bool = True) -> Iterator[tuple[str, int]]:
     """Yield (module, line) of each import in *path*, those for type checking included.
 
     :param lazy: also those inside functions.
     """
-    for node in _nodes(ast.parse(path.read_text(encoding="utf-8")), lazy):
+    for node in _nodes(tree_of(path), lazy):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -134,7 +140,7 @@ def test_the_api_neither_knows_the_command_line_nor_prints():
 
     assert faults(modules, lambda _, name: name.partition(".")[0] in foreign) == []
     for path in modules:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Call):
                 assert not ast.unparse(node).startswith(calls), path
             elif isinstance(node, ast.Attribute):
@@ -153,7 +159,7 @@ def test_commands_import_no_api_module_before_they_run():
 def _is_for_types(fault: str) -> bool:
     """Return whether the import at the place *fault* is for type checking only."""
     place, _, line = fault.partition(" ")[0].rpartition(":")
-    tree = ast.parse((PACKAGE.parent / place).read_text(encoding="utf-8"))
+    tree = tree_of(PACKAGE.parent / place)
     blocks = [n for n in tree.body if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n.test)]
     return any(block.lineno < int(line) <= (block.end_lineno or 0) for block in blocks)
 

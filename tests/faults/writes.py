@@ -13,6 +13,9 @@ import tinkex_local
 from tests.functional.conftest import KEY, MODEL
 from tests.weights import weights
 from tinkex.testing import Invocation
+from tinkex_local.state.adapter import AdapterSpec
+from tinkex_local.state.adapter import write as write_adapter
+from tinkex_local.state.models import read_facts
 
 MODEL_FILES = Path(tinkex_local.__file__).parent / "models" / "baker-street-2M"
 
@@ -87,7 +90,7 @@ class Writer:
     :ivar asked_for: yet it was asked for: if the file cannot even be opened, that is reported.
     :ivar prints: it has printed its result before it writes.
     :ivar where: the address of the server, or none of its own.
-    :ivar leaves: names of files that it may leave behind when it fails, whole as far as they go.
+    :ivar leaves: patterns of files that it may leave behind when it fails, whole as far as they go.
     :ivar again: stand behind the words when it is run again.
     """
 
@@ -104,6 +107,8 @@ class Writer:
     again: tuple[str, ...] = ()
 
 
+#: A row of the results of ``run batch``.
+RESULT = {"id": "a", "index": 0, "sequences": [{"text": "Holmes lit", "stop_reason": "stop"}]}
 #: What checkpoints that are downloaded come over.
 OLD_ADAPTER = {"adapter_config.json": "{}", "mine": "mine"}
 
@@ -255,6 +260,12 @@ def adapter_without_modules(spot: Spot) -> None:
     spot.write("work/adapter/tinkex.lock.json", json.dumps(lock))
 
 
+def local_adapter(spot: Spot) -> None:
+    """Make an adapter for the model of the embedded service."""
+    (spot.directory / "work/mine").mkdir()
+    write_adapter(spot.directory / "work/mine", AdapterSpec(MODEL, 1, 0), read_facts(MODEL_FILES))
+
+
 def skeleton(spot: Spot) -> None:
     assert "tinkex" in spot.text("work/tinkex-mine/setup.cfg")
 
@@ -373,6 +384,51 @@ WRITERS: dict[str, Writer] = {
         "state of the embedded service",
         ("local", "model", "add", "mine", "{model}"),
         nothing,
+        where="",
+    ),
+    "local checkpoint add": Writer(
+        "state of the embedded service",
+        ("local", "checkpoint", "add", "mine"),
+        nothing,
+        local_adapter,
+        where="",
+    ),
+    "chat --log": Writer(
+        "conversations",
+        ("chat", "--base-model", MODEL, "--max-tokens", "2", "--log", "log.jsonl"),
+        holds("work/log.jsonl", "Holmes?"),
+        stdin="Holmes?\n",
+        prints=True,
+        leaves=("work/log.jsonl",),
+    ),
+    "compare": Writer(
+        "results of each model, and a page",
+        (
+            *("compare", "prompts.jsonl", "--base-model", MODEL, "--model-path", "{path}"),
+            *("--max-tokens", "2", "--output", "compared", "--html", "page.html"),
+        ),
+        both(holds("work/page.html", "<html"), is_new("work/page.html")),
+        both(prompts, old("page.html")),
+        leaves=("work/compared/*.jsonl", "work/compared/*.batch.json"),
+        again=("--resume",),
+    ),
+    "score --per-row": Writer(
+        "score of each row",
+        ("score", "data.jsonl", "--base-model", MODEL, "--per-row", "scores.jsonl"),
+        is_new("work/scores.jsonl"),
+        both(
+            lambda spot: spot.write("work/data.jsonl", '{"text": "Holmes lit"}\n'),
+            old("scores.jsonl"),
+        ),
+    ),
+    "grade --per-row": Writer(
+        "grade of each row",
+        ("grade", "results.jsonl", "--check", "regex:lit", "--per-row", "grades.jsonl"),
+        is_new("work/grades.jsonl"),
+        both(
+            lambda spot: spot.write("work/results.jsonl", json.dumps(RESULT) + "\n"),
+            old("grades.jsonl"),
+        ),
         where="",
     ),
     "shell: > file": Writer(

@@ -175,7 +175,7 @@ def test_a_hook_that_fails_is_named_unless_it_means_to(fake_plugins, command, wh
     [
         ("names + ('more',), rows", "a row has 13 values for 14 columns: name, "),
         ("names, ((1,) for row in rows)", "a row has 1 values for 13 columns: name, "),
-        ("3", "after() of the hook 'h' returns no names and rows"),
+        ("3", "after() of the hook 'h' must return names and rows"),
     ],
 )
 def test_of_three_hooks_the_one_that_returns_other_rows_is_named(fake_plugins, returned, why):

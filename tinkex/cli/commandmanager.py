@@ -207,7 +207,7 @@ class Formatters:
 class Hook(NamedTuple):
     """A hook of one command; cliff calls :attr:`obj`, whose errors name the plugin.
 
-    :ivar options: what it has added to the parser.
+    :ivar options: the options that it has added to the parser.
     """
 
     obj: Any

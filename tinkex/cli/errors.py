@@ -14,8 +14,6 @@ from tinkex import exceptions, plugins
 from tinkex.exceptions import LocalError, PluginError, Terminated, TinkexError, UsageError
 from tinkex.files import limit_error
 
-_TOKENIZER = "Specify another tokenizer or a local directory with --tokenizer"
-
 
 def _hint_for_resource(error: exceptions.APIError) -> str | None:
     return f"See 'tinkex {error.resource} list'." if error.resource else None
@@ -39,9 +37,9 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
     exceptions.TargetExists: "Add --force to replace it, or choose another path with --output.",
     exceptions.TargetInUse: "Wait for it, or choose another path with --output.",
     exceptions.SharedName: "Add --force if both may be changed or lost.",
-    exceptions.TokenizerError: f"{_TOKENIZER}, or give the prompt as token ids.",
-    exceptions.ChatTemplateError: "Base models have none: give the tokenizer of a chat model of "
-    "the same family with --tokenizer, or sample text instead of messages.",
+    exceptions.TokenizerError: "Specify another tokenizer, or a directory, with --tokenizer.",
+    exceptions.ChatTemplateError: "Base models have no chat template. Use the tokenizer of a chat "
+    "model of the same family (--tokenizer), or sample text instead of messages.",
     LocalError: "Check the name, the permissions and the free space.",
     exceptions.Unreachable: "Check the base URL: tinkex config show.",
     exceptions.TLSError: "Check the base URL: tinkex config show.",
@@ -60,7 +58,7 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
         _hint_for_resource(error) or "See 'tinkex checkpoint list' or 'tinkex run list'."
     ),
     exceptions.NotOffered: "Check which server this is: tinkex config show.",
-    exceptions.LogprobsUnavailable: "Leave the option out, or use a server that returns them.",
+    exceptions.LogprobsUnavailable: "Omit the option, or use a server that returns logprobs.",
     exceptions.Conflict: "See the current state with 'tinkex checkpoint info'.",
     exceptions.RateLimited: "Wait a while, or send fewer concurrent requests.",
 }
@@ -90,6 +88,7 @@ FOREIGN = (
     ("--limit 0", "--all"),
     ("--base-url", "--endpoint --host --server"),
     ("--api-key", "--token"),
+    ("--base", "--base-model"),
     ("-f", "-o --output --output-format"),
     *((f"-f {name}", f"--{name}") for name in ("csv", "plain", "table", "yaml")),
     ("-f plain", "--tsv"),

@@ -144,7 +144,7 @@ def nearest_plugin(name: str) -> str | None:
 def _check_driver(group: str, name: str, loaded: Any) -> None:
     """Check that *loaded* can be used in *group*.
 
-    :raises PluginError: it has another base class, lacks a method, or does not start.
+    :raises PluginError: it has another base class, lacks a method, or cannot be created.
     """
     base = _BASES[group]
     if not isinstance(loaded, type) or not issubclass(loaded, base):

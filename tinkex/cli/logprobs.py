@@ -30,7 +30,7 @@ _WIDEST = 24
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token at one position, and the most likely tokens there.
+    """A token, and the most likely tokens at its position.
 
     :ivar text: its text, or ``None`` without a tokenizer.
     :ivar logprob: natural logarithm of its probability, or ``None`` if it is unknown.
@@ -48,7 +48,7 @@ class TokenLogprob:
         return None if self.logprob is None else -self.logprob / math.log(2)
 
     def as_dict(self, *, with_top: bool) -> dict[str, Any]:
-        """Return it as a JSON object; the names are those of the OpenAI API.
+        """Return the token as a JSON object with the names of the OpenAI API.
 
         :param with_top: include ``top_logprobs``.
         """
@@ -68,7 +68,7 @@ def scored(
     *,
     after: Sequence[int] = (),
 ) -> list[TokenLogprob]:
-    """Return *tokens* with their logprobs, and their alternatives *topk* if there are any.
+    """Return *tokens* with their logprobs and, if given, their alternatives *topk*.
 
     :param after: the preceding tokens; see :meth:`tinkex.api.Tokenizer.decode`.
     """
@@ -110,7 +110,7 @@ def listing(tokens: Sequence[TokenLogprob], *, colours: bool, width: int | None)
     """Yield a heading, and a line for each of *tokens*: logprob, probability, text, alternatives.
 
     :param colours: colour the texts by surprisal.
-    :param width: columns of the terminal; ``None``: alternatives are not cut.
+    :param width: columns of the terminal; ``None`` to show all alternatives.
     """
     names = [_name(token) for token in tokens]
     widest = min(max(5, *map(_width, names)), _WIDEST)

@@ -1,4 +1,4 @@
-"""Aliases: the user's own names for checkpoints."""
+"""Aliases: names that the user gives to checkpoints."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["ListAlias", "RemoveAlias", "SetAlias"]
 
 
 class SetAlias(ShowOne):
-    """Name a checkpoint; @NAME then stands for it."""
+    """Give a checkpoint a name, to use as @NAME."""
 
     is_action = True
-    notes = "An alias keeps its checkpoint: after 'alias set prod @latest', @prod does not change."
+    notes = "An alias stores a full path: after 'alias set prod @latest', @prod does not change."
     column_names = ("alias", "tinker_path", "previous")
     examples = (
         "tinkex alias set prod run-123:final",
@@ -56,7 +56,7 @@ class ListAlias(Lister):
 
 
 class RemoveAlias(Lister):
-    """Remove aliases; their checkpoints are not changed."""
+    """Remove aliases; their checkpoints are kept."""
 
     is_action = True
     column_names = ("alias", "tinker_path")

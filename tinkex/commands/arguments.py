@@ -65,7 +65,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run_id",
         metavar="<run_id>",
-        help="training run: an id, its beginning, @latest, or the @ALIAS of one of its checkpoints",
+        help="training run: id, beginning of an id, @latest, or @ALIAS of one of its checkpoints",
     )
 
 
@@ -341,8 +341,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model-path",
         metavar="<path>",
         help="instead of --base-model: a checkpoint (tinker://RUN/KIND/NAME, RUN:NAME, @latest, "
-        "@ALIAS), "
-        "a directory with a downloaded one, a file in it, or a saved metadata file",
+        "@ALIAS), the directory of a downloaded checkpoint, a file in it, or a saved metadata "
+        "file",
     )
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Command", "Lister", "ShowOne"]
 
-#: Options to leave out of the suggested command to resume → number of their values.
+#: Options that the suggested command to resume omits → number of their values.
 _LEFT_OUT = {"--api-key": 1, "--force": 0, "--resume": 0}
 
 
@@ -92,7 +92,7 @@ class _Bound(cliff.command.Command):
         self.app.display.transfer(progress)
 
     def show_count(self, what: str, done: int, total: int) -> bool:
-        """Show on a terminal that *done* of *total* items are done; return whether it is drawn.
+        """Show the progress on a terminal, *done* of *total* items; return whether it is shown.
 
         :param what: the activity, or a rate.
         """
@@ -105,7 +105,7 @@ class _Bound(cliff.command.Command):
         return shlex.join([self.app.NAME, *words, "--resume"])
 
     def clear_progress(self) -> None:
-        """Remove any progress from the terminal, before the command writes to standard output."""
+        """Remove the progress display, before the command writes to standard output."""
         self.app.display.clear()
 
     def confirm(self, question: str, *, assume_yes: bool = False) -> None:
@@ -270,7 +270,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         for name in (*parsed_args.columns, *getattr(parsed_args, "sort_columns", ())):
             if _normal(name) not in known:
                 others = self._unused_options(parsed_args)
-                more = others and f" Options of plugins may add others: {', '.join(others)}."
+                more = others and f" Options of plugins that may add columns: {', '.join(others)}."
                 raise UsageError(
                     f"no column named {name!r}",
                     hint=f"Columns: {', '.join(column_names)}.{more or ''}",
@@ -297,7 +297,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
             self.app.stdout = stdout
 
     def _unused_options(self, parsed_args: argparse.Namespace) -> list[str]:
-        """Return the options of hooks that are not given, with the names of their plugins."""
+        """Return the options of hooks that the user did not give, with their plugins."""
         return [
             f"{action.option_strings[-1]} ({plugins.distribution_of(hook.entry_point)})"
             for hook in self._hooks
@@ -329,11 +329,11 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
             names, rows = changed
             names = names if isinstance(names, (tuple, list)) else tuple(names)
         except (TypeError, ValueError):
-            text = f"after() of the hook {hook.name!r} returns no names and rows"
+            text = f"after() of the hook {hook.name!r} must return names and rows"
             raise _bug(hook, text) from None
         for name in names:
             if names.count(name) > 1:  # as JSON, one value would replace the other
-                whose = "the command has" if name in own else "another hook adds, too"
+                whose = "the command already has" if name in own else "another hook also adds"
                 where = f"the hook {hook.name!r} of plugin {plugins.owner_of(hook)}"
                 raise PluginError(
                     f"{where} adds the column {name!r}, which {whose}",
@@ -474,7 +474,7 @@ def _checked_rows(
 
 
 def _without(words: Sequence[str], options: Mapping[str, int]) -> list[str]:
-    """Return *words* without *options* and the words after each that belong to it."""
+    """Return *words* without *options* and their values."""
     kept: list[str] = []
     skip = 0
     for word in words:

@@ -64,7 +64,8 @@ class BatchRun(Command):
     """Sample many prompts; write the results as JSON lines."""
 
     operation = "Batch"
-    #: The results file is temporary: report failures at once, and do not suggest to resume.
+    #: Whether the results file is temporary: failures are reported at once, and the command does
+    #: not suggest --resume.
     is_temporary = False
     examples = (
         "tinkex run batch prompts.jsonl --base-model Qwen/Qwen3-8B -o answers.jsonl",
@@ -97,7 +98,7 @@ class BatchRun(Command):
         add_chat_options(parser)
         add_sampling_options(parser)
         parser.add_argument(
-            "--estimate", action="store_true", help="count tokens and cost instead of sampling"
+            "--estimate", action="store_true", help="estimate tokens and cost instead of sampling"
         )
         add_prices(parser)
 
@@ -129,9 +130,8 @@ class BatchRun(Command):
                 needed=prompts.needs_tokenizer or bool(parsed_args.tokenizer),
             )
             if tokenizer is not None and prompts.needs_template:
-                _ = (
-                    tokenizer.stop_sequences
-                )  # a missing template is reported once, not for each row
+                # Report a missing template once, not for each row.
+                _ = tokenizer.stop_sequences
             if file is not None:
                 stack.callback(file.close)
                 file.open(resume=parsed_args.resume)
@@ -146,7 +146,7 @@ class BatchRun(Command):
         model_path: str | None,
         base_model: str | None,
     ) -> int:
-        """Print the number of tokens, and what sampling them costs at most."""
+        """Print the number of tokens, and the maximum cost of sampling."""
         if base_model is None:
             assert model_path is not None
             base_model = self.client.checkpoints.info(model_path).base_model or ""
@@ -156,7 +156,7 @@ class BatchRun(Command):
         )
         self.result = estimate = _estimated(prompts, tokenizer, base_model, prices)
         if prices and estimate.max_cost_usd is None:
-            self.app.warn(f"{parsed_args.prices} lacks a price for sampling {base_model}: no cost")
+            self.app.warn(f"{parsed_args.prices} has no price for sampling {base_model}")
         stdout = self.app.stdout
         if (parsed_args.formatter or self.format_before_command(("json",))) == "json":
             stdout.write(json_text(asdict(estimate)) + "\n")
@@ -166,7 +166,7 @@ class BatchRun(Command):
 
     def _check(self, parsed_args: argparse.Namespace) -> None:
         if parsed_args.prices and not parsed_args.estimate:
-            raise UsageError("--prices needs --estimate")
+            raise UsageError("--prices requires --estimate")
         if parsed_args.prompts == "-":
             check_stdin(self, "prompts")
         if parsed_args.resume and parsed_args.force:
@@ -184,7 +184,7 @@ class BatchRun(Command):
             return None
         from tinkex.commands.batch_results import ResultsFile
 
-        # None where an option is not given, as in a record of a version without it.
+        # An option that is not given is None, as in records of versions without the option.
         made_by = {name: getattr(parsed_args, name) or None for name in ("chat", "system")}
         made_by |= {name: getattr(parsed_args, name) for name in _DECISIVE}
         # A short name, such as RUN@latest, may mean another checkpoint by the time of --resume.
@@ -198,14 +198,14 @@ class BatchRun(Command):
 
 @dataclass(frozen=True)
 class BatchEstimate:
-    """What a batch needs at most.
+    """Upper limits of the tokens and the cost of a batch.
 
     :ivar prompts: number of prompts.
     :ivar prefill_tokens: tokens of all prompts.
-    :ivar cached_tokens: tokens of prompts for their second and further samples.
+    :ivar cached_tokens: tokens of prompts for all samples but the first of each prompt.
     :ivar max_sampled_tokens: maximum number of generated tokens.
-    :ivar max_cost_usd: the cost if all of them are generated, or ``None`` without a price for each;
-        cached tokens without a separate price count as prefill.
+    :ivar max_cost_usd: cost if all of these tokens are generated, or ``None`` if a price is
+        missing; without a price for cached tokens, the price for prefill applies.
     :ivar prices_date: day from which the prices are valid.
     """
 

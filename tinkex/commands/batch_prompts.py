@@ -69,8 +69,8 @@ class PromptSource:
     :param kind: ``jsonl``, ``text`` (a prompt per line) or ``file`` (a single prompt, as text or
         token ids); by default derived from the name or the first line.
     :param otherwise: the kind of a file that is not JSONL.
-    :param chat: make each text the message of a user.
-    :param system: make it, and messages, follow this system message.
+    :param chat: treat each text prompt as a user message.
+    :param system: system message to put before text prompts and messages; implies *chat*.
     :ivar total: number of prompts.
     :ivar digest: hash of their content.
     :ivar needs_tokenizer: whether any prompt is not token ids.
@@ -225,7 +225,7 @@ class PromptSource:
                 yield str(number), where, line.rstrip(b"\r\n")
 
     def _whole(self, digest: hashlib._Hash) -> Iterator[tuple[str, str, bytes]]:
-        """Yield the name, the name again and the content of the file."""
+        """Yield the id, the name and the content of the file; the id is the name."""
         assert self._file is not None
         self._file.seek(0)
         content = self._file.read(MAX_INPUT + 1)
@@ -269,7 +269,7 @@ class PromptSource:
         return PromptRow(index, str(id), where, prompt, params, num_samples, extra)
 
     def _as_chat(self, prompt: Any) -> Any:
-        """Return *prompt* as a conversation if it should be one; token ids stay as they are."""
+        """Return text (with ``chat``) and messages as a conversation, token ids unchanged."""
         from tinkex.api.sampling.types import is_chat
 
         is_message = isinstance(prompt, str) and self._chat
@@ -342,17 +342,17 @@ def _array_as_lines(name: str, file: IO[bytes]) -> IO[bytes]:
     try:
         rows = json.loads(content)
     except (ValueError, RecursionError) as error:
+        from tinkex.api.sampling.types import why_not_json
+
         hint = "Write one JSON object per line; for one prompt per line: --input-format text."
-        raise UsageError(
-            f"{name} is not a JSON array: {_why_not_json(error)}", hint=hint
-        ) from error
+        raise UsageError(f"{name} is not a JSON array: {why_not_json(error)}", hint=hint) from error
     lines: IO[bytes] = tempfile.TemporaryFile(prefix="tinkex-")  # noqa: SIM115 - returned
     lines.writelines(json.dumps(row).encode() + b"\n" for row in rows)
     return lines
 
 
 def _object(text: str) -> dict[str, Any]:
-    from tinkex.api.sampling.types import brief_json
+    from tinkex.api.sampling.types import brief_json, why_not_json
 
     try:
         row = json.loads(text)
@@ -360,18 +360,9 @@ def _object(text: str) -> dict[str, Any]:
             return row
         why = f"it is {brief_json(row)}"
     except (ValueError, RecursionError) as error:
-        why = _why_not_json(error)
+        why = why_not_json(error)
     hint = "Each line must be a JSON object; for one prompt per line: --input-format text."
     raise UsageError(f"not a JSON object: {why}", hint=hint)
-
-
-def _why_not_json(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    if not isinstance(error, json.JSONDecodeError):
-        return str(error)
-    line = f"line {error.lineno}, " if error.lineno > 1 else ""
-    return f"{error.msg} ({line}column {error.colno})"
 
 
 def _checked_prompt(kind: str, value: Any) -> Any:

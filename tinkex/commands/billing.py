@@ -1,4 +1,4 @@
-"""Show usage and its cost, what stored checkpoints cost, and what training would cost."""
+"""Show the cost of usage and storage, and estimate the cost of training."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ class EstimateBilling(ShowOne):
 
     notes = (
         "The tokens are counted with the model's tokenizer, without a request to the service. "
-        "Without --prices, there is no cost. For prompts: tinkex run batch --estimate"
+        "Without --prices, only tokens are counted. For sampling: tinkex run batch --estimate"
     )
     column_names = (
         *("base_model", "rows", "examples", "tokens", "trained_tokens", "epochs", "train_tokens"),
@@ -234,11 +234,11 @@ class EstimateBilling(ShowOne):
         parser.add_argument(
             "data",
             metavar="<file>",
-            help="training data: JSONL or a JSON array of conversations, completions or texts; "
+            help="training data, JSONL or a JSON array: rows with messages, completions or text; "
             "- is standard input",
         )
         parser.add_argument(
-            "--base-model", metavar="<id>", required=True, help="model to be trained"
+            "--base-model", metavar="<id>", required=True, help="base model to train"
         )
         parser.add_argument(
             "--epochs",
@@ -251,7 +251,7 @@ class EstimateBilling(ShowOne):
             "--max-length",
             metavar="<int>",
             type=integer(2),
-            help="maximum number of tokens of an example (default: no limit)",
+            help="maximum number of tokens per example (default: no limit)",
         )
         add_prices(parser)
         parser.add_argument(
@@ -274,9 +274,12 @@ class EstimateBilling(ShowOne):
             tokens += sum(len(example.tokens) for example in row)
             trained += sum(example.num_trained for example in row)
         if not rows:
-            raise UsageError(f"there are no rows in {parsed_args.data}")
+            where = "standard input" if parsed_args.data == "-" else parsed_args.data
+            raise UsageError(
+                f"there are no rows in {where}", hint="Write one JSON object per line."
+            )
         rate = prices.train if prices else None
-        total = (tokens - examples) * epochs  # no model input has the last token
+        total = (tokens - examples) * epochs  # the last token of an example is not an input
         if prices and rate is None:
             self.app.warn(f"{parsed_args.prices} has no price for training {model}")
         counts = (model, rows, examples, tokens, trained, epochs, total)
@@ -313,12 +316,12 @@ def add_prices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prices",
         metavar="<file>",
-        help="price list: a JSON file, or its http(s) address",
+        help="price list: JSON file or http(s) URL",
     )
 
 
 def find_prices(command: Command | ShowOne, name: str | None, model: str) -> TokenPrices | None:
-    """Return the prices of *model* in the price list *name*, a file or an address.
+    """Return the prices of *model* in the price list *name*, a file or a URL.
 
     :raises UsageError: it is not a price list, or does not contain the model.
     :raises TinkexError: it cannot be read.
@@ -337,7 +340,7 @@ def find_prices(command: Command | ShowOne, name: str | None, model: str) -> Tok
         try:
             content = probe.get(name, timeouts, settings.pool_options)
         except TinkexError as error:
-            error.hint = error.hint or "Check the address after --prices."
+            error.hint = error.hint or "Check the URL after --prices."
             raise
         return parse(content, name, model)
     return parse(read_bytes(name, None, _MOST_PRICES), name, model)

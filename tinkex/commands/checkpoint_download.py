@@ -45,7 +45,7 @@ def _warn(
         hint = f"To fix it: tinkex checkpoint verify {shlex.join(roots)} --fix-config"
         if not mismatch.is_fixable:
             where = shlex.quote(directories[0])
-            hint = f"Convert them: tinkex checkpoint export {where} --output DIR (tinkex-hub)."
+            hint = f"To convert them: tinkex checkpoint export {where} --output DIR (tinkex-hub)"
         command.app.warn(hint, prefix="Hint: ")
 
 

@@ -161,7 +161,8 @@ def read_messages(file: str, stdin: TextIO | None = None) -> list[dict[str, Any]
             f"{file} is not UTF-8 text (byte {error.start})", hint="Convert it with iconv."
         ) from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{where} is not a JSON list of messages", hint=hint) from error
+        many = " For several conversations: tinkex run batch"
+        raise UsageError(f"{where} is not a JSON list of messages", hint=hint + many) from error
     if isinstance(value, dict):
         value = value.get("messages")
     try:
@@ -173,7 +174,7 @@ def read_messages(file: str, stdin: TextIO | None = None) -> list[dict[str, Any]
 def conversation(
     prompt: str | Sequence[Mapping[str, Any]], system: str | None
 ) -> list[dict[str, Any]]:
-    """Return *prompt*, the text of a user or messages, as messages after the message *system*.
+    """Return *prompt*, a user message or messages, as messages that begin with *system*.
 
     :raises UsageError: there are two system messages.
     """
@@ -187,7 +188,7 @@ def conversation(
 
 @contextmanager
 def opened(name: str, stdin: TextIO | None) -> Iterator[tuple[IO[bytes], str]]:
-    """Open the file *name*, or *stdin* for ``-``; yield it with its name for messages.
+    """Open the file *name*, or *stdin* for ``-``; yield it with its name for error messages.
 
     :raises LocalError: it cannot be read.
     """

@@ -314,11 +314,11 @@ def names_for(name: str, noun: str | None = None) -> dict[str, str]:
     :raises UsageError: a name is not valid, or the package would hide another package.
     """
     package, noun = name.replace("-", "_"), noun or name.removeprefix("tinkex-")
-    rules = "Lower-case letters, digits and single hyphens, a letter first"
+    rules = "Use lower-case letters, digits and single hyphens; begin with a letter"
     if not _NAME.fullmatch(name) or len(name) > 60:
-        raise UsageError(f"not a name for a plugin: {name[:80]!r}", hint=f"{rules}: tinkex-stats.")
+        raise UsageError(f"invalid plugin name: {name[:80]!r}", hint=f"{rules}: tinkex-stats.")
     if not _NAME.fullmatch(noun) or len(noun) > 60:
-        raise UsageError(f"not a word for commands: {noun[:80]!r}", hint=f"{rules}: --noun stat.")
+        raise UsageError(f"invalid command word: {noun[:80]!r}", hint=f"{rules}: --noun stat.")
     if plugins.find_distribution(name):
         raise UsageError(
             f"{name} is already installed",

@@ -174,7 +174,7 @@ class Sample(Lister):
         return names, rows
 
     def _prompt(self, parsed_args: argparse.Namespace) -> Prompt:
-        """Return the prompt that the options give: text, token ids or messages."""
+        """Return the prompt from the options: text, token ids or messages."""
         from tinkex.commands.inputs import (
             conversation,
             nearly_token_ids,
@@ -195,7 +195,7 @@ class Sample(Lister):
             if not isinstance(prompt, str):
                 raise UsageError(
                     f"{where} contains token ids, which cannot be a message",
-                    hint="Omit --chat and --system: token ids are sampled as they are.",
+                    hint="To sample token ids, omit --chat and --system.",
                 )
             return conversation(prompt, system)
         if file and (why := nearly_token_ids(prompt)):
@@ -262,7 +262,7 @@ class Sample(Lister):
         return "\n".join(lines) + ("" if is_last else "\n")
 
     def _with_logprobs(self, tokens: Sequence[TokenLogprob], text: str) -> Iterator[str]:
-        """Yield *text*, coloured on a terminal, and the list of *tokens* if it is needed."""
+        """Yield *text*, coloured on a terminal, and the list of *tokens* if necessary."""
         if self._on_terminal:
             text = printable(text, keep="\n\t")
         if not tokens:
@@ -314,7 +314,7 @@ def _add_logprob_options(parser: argparse.ArgumentParser) -> None:
         help="number of most likely tokens to show at each position; implies --logprobs",
     )
     parser.add_argument(
-        "--prompt-logprobs", action="store_true", help="show the logprobs of the prompt as well"
+        "--prompt-logprobs", action="store_true", help="also show the logprobs of the prompt"
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tinkex.commands import arguments
 from tinkex.exceptions import TinkexError, UsageError
+from tinkex.files import user_path
 from tinkex.options import integer, non_empty, number, top_k
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ _SAMPLING_OPTIONS = (
     ),
     (
         *("temperature", "<float>", number(0), 1.0),
-        "sampling temperature; 0 always takes the most likely token (default: 1.0)",
+        "sampling temperature; 0 always selects the most likely token (default: 1.0)",
     ),
     ("top-k", "<int>", top_k, -1, "sample from the k most likely tokens; -1: all (default: -1)"),
     (
@@ -66,12 +68,21 @@ def checked_model(
         lambda short: arguments.checkpoint_path(command, short, kind="sampler"),
     )
     if not model.tinker_path:
-        raise UsageError(
-            f"{parsed_args.model_path} does not name its checkpoint, and the service cannot read "
-            "local files",
-            hint=f"To sample its base model: --base-model {model.base_model}",
-        )
+        raise _without_checkpoint(parsed_args.model_path, model.base_model)
     return model.tinker_path, None
+
+
+def _without_checkpoint(name: str, base_model: str | None) -> UsageError:
+    from tinkex.commands.inputs import ADAPTER_CONFIG
+
+    path = user_path(name)
+    directory = path if path.is_dir() else path.parent
+    hint = f"To sample its base model: --base-model {base_model}"
+    if (directory / ADAPTER_CONFIG).is_file():
+        add = f"tinkex local checkpoint add {shlex.quote(str(directory))}"
+        hint = f"To sample it on this machine: {add}; its base model: --base-model {base_model}"
+    what = f"{name} does not name its checkpoint, and the service cannot read local files"
+    return UsageError(what, hint=hint)
 
 
 def find_tokenizer(
@@ -97,7 +108,7 @@ def add_sampling_options(
 ) -> None:
     """Add the options of the sampling parameters, and ``--tokenizer``.
 
-    :param single: without ``--num-samples``.
+    :param single: omit ``--num-samples``.
     :param seed: default of ``--seed``; ``None`` for a random one.
     """
     for name, metavar, kind, default, text in _SAMPLING_OPTIONS:
@@ -121,7 +132,7 @@ def add_chat_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chat",
         action="store_true",
-        help="treat the prompt as the message of a user: apply the chat template",
+        help="treat the prompt as a user message: apply the chat template",
     )
     parser.add_argument(
         "--system", metavar="<text>", type=non_empty, help="system message; implies --chat"
@@ -129,7 +140,7 @@ def add_chat_options(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_params(parsed_args: argparse.Namespace) -> SamplingParams:
-    """Return the sampling parameters that the options give."""
+    """Return the sampling parameters from the options."""
     from tinkex.api import SamplingParams
 
     return SamplingParams(
@@ -145,7 +156,7 @@ def sampling_params(parsed_args: argparse.Namespace) -> SamplingParams:
 def mean(logprobs: Sequence[float | None] | None) -> float | None:
     """Return the mean of the finite *logprobs*, or ``None`` if there are none."""
     known = [x for x in logprobs or () if x is not None]
-    if not math.isfinite(total := sum(known)):  # seldom, and the check of each is slow
+    if not math.isfinite(total := sum(known)):  # rare; checking each value is slow
         known = list(filter(math.isfinite, known))
         total = sum(known)
     return total / len(known) if known else None

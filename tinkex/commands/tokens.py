@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 __all__ = ["CountTokens", "DecodeTokens", "EncodeTokens"]
 
 _HINT = (
-    "Name another model with --base-model, or a directory with its tokenizer.json; for messages, a "
-    "chat model."
+    "Use --base-model with another model, or with a directory that contains tokenizer.json. "
+    "Messages need a chat model."
 )
-#: Token ids as a shell or a table has them: numbers separated by blanks or commas.
+#: Token ids without brackets: numbers separated by spaces or commas.
 _NUMBERS = re.compile(r"\s*\d+(?:[\s,]+\d+)*\s*", re.ASCII)
 
 
 class _TokensLister(Lister):
     """A list with a row for each prompt of a file; no request is sent."""
 
-    #: Whether text is expected, so that text which looks like token ids is reported.
+    #: Whether text is expected; if so, text that looks like token ids is reported.
     reads_text: ClassVar[bool] = True
 
     @property
@@ -41,19 +41,19 @@ class _TokensLister(Lister):
         parser.add_argument(
             "prompts",
             metavar="<prompts>",
-            help="text file, which is one prompt, JSONL file or JSON array with a prompt per row, "
-            "or directory with a prompt per file; - is standard input",
+            help="text file (one prompt), JSONL file or JSON array (one prompt per row), or "
+            "directory (one prompt per file); - is standard input",
         )
         parser.add_argument(
             "--base-model",
             metavar="<id>",
             required=True,
-            help="model whose tokenizer is used, or a local directory with its files",
+            help="base model of the tokenizer, or a local directory with its files",
         )
         parser.add_argument(
             "--input-format",
             choices=("jsonl", "text", "file"),
-            help="input format; text: a prompt per line, file: the whole file is one prompt "
+            help="input format; text: one prompt per line, file: one prompt per file "
             "(default: jsonl or file, detected from the content)",
         )
 
@@ -112,8 +112,8 @@ class EncodeTokens(_TokensLister):
     """Print the token ids of prompts."""
 
     notes = (
-        "The ids are those that 'run' and 'run batch' send for the same prompts: 'run' reads the "
-        "plain output with --prompt-file, and 'run batch' reads the JSON output."
+        "'run' and 'run batch' send the same ids for the same prompts. 'run --prompt-file' reads "
+        "the plain output, and 'run batch' reads the JSON output."
     )
     column_names = ("id", "token_count", "tokens")
     examples = (
@@ -142,8 +142,8 @@ class DecodeTokens(_TokensLister):
     """Print the text of token ids."""
 
     notes = (
-        "Token ids are a JSON array, JSONL rows with 'tokens', or numbers separated by blanks or "
-        "commas. Special tokens are included."
+        "Token ids are a JSON array, JSONL rows with 'tokens', or numbers separated by spaces or "
+        "commas. Special tokens are included; unknown ids are an error."
     )
     reads_text = False
     column_names = ("id", "text")
@@ -155,7 +155,7 @@ class DecodeTokens(_TokensLister):
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         def decoded() -> Iterator[tuple[Any, ...]]:
             for row, tokenizer in rows:
-                yield row.id, tokenizer.decode(_token_ids(row), strip_end=False)
+                yield row.id, tokenizer.decode(_token_ids(row, tokenizer), strip_end=False)
 
         self._on_terminal = self.app.stdout.isatty()
         rows = self.rows(parsed_args)
@@ -166,19 +166,28 @@ class DecodeTokens(_TokensLister):
         return printable(text, keep="\n\t") if self._on_terminal else text
 
 
-def _token_ids(row: PromptRow) -> list[int]:
+def _token_ids(row: PromptRow, tokenizer: Tokenizer) -> list[int]:
     from tinkex.api.sampling.types import why_not_token_ids
     from tinkex.commands.inputs import prompt_in
 
     tokens = prompt_in(row.prompt) if isinstance(row.prompt, str) else row.prompt
     if isinstance(tokens, str) and _NUMBERS.fullmatch(tokens):
-        # Python refuses thousands of digits; ten are out of range already.
+        # Python refuses to convert thousands of digits; ten are already out of range.
         tokens = [int(number[:12]) for number in re.findall(r"\d+", tokens)]
     if why := why_not_token_ids(tokens):
         raise UsageError(
-            f"{row.where}: not token ids: {why}", hint="For ids on each line: --input-format text."
+            f"{row.where}: not token ids: {why}",
+            hint="Token ids are numbers, such as [9707, 11]; for ids on each line: "
+            "--input-format text; for text: tinkex tokens encode",
         )
-    return list(tokens)
+    ids = list(map(int, tokens))
+    for token in ids:
+        if tokenizer.inner.id_to_token(token) is None:
+            raise UsageError(
+                f"{row.where}: the tokenizer has no token {token}",
+                hint="Check that --base-model is the model that the token ids are from.",
+            )
+    return ids
 
 
 class CountTokens(_TokensLister):

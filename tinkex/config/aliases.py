@@ -1,6 +1,6 @@
-"""Aliases: the user's own names for checkpoints, such as ``@prod``.
+"""Aliases: names that the user gives to checkpoints, such as ``@prod``.
 
-They are in a JSON object, name → ``tinker://`` path, in a file next to the configuration file.
+A file next to the configuration file contains them as a JSON object, name → ``tinker://`` path.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def read() -> dict[str, str]:
 def expand(text: str) -> str:
     """Return the path of the checkpoint if *text* is an alias such as ``@prod``, else *text*.
 
-    :raises InvalidName: it looks like an alias, and there is none of this name.
+    :raises InvalidName: it looks like an alias, but no alias has this name.
     :raises SettingsError: see :func:`read`.
     """
     name = text.removeprefix("@")
@@ -72,7 +72,7 @@ def expand(text: str) -> str:
     if name not in known:
         near = difflib.get_close_matches(name, [*known, *RESERVED], n=1)
         hint = f"Did you mean @{near[0]}?" if near else None
-        raise InvalidName(f"no alias is called {text}", resource="alias", hint=hint)
+        raise InvalidName(f"no alias named {text}", resource="alias", hint=hint)
     return known[name]
 
 
@@ -84,11 +84,12 @@ def checked_name(text: str) -> str:
     name = text.removeprefix("@")
     if name.lower() in RESERVED:
         raise UsageError(
-            f"@{name} cannot be an alias: it names the newest checkpoint", hint="Choose another."
+            f"@{name} cannot be an alias: it names the newest checkpoint",
+            hint="Choose another name.",
         )
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"not a name for an alias: {text[:40]!r}",
+            f"invalid alias name: {text[:40]!r}",
             hint="Use letters, digits, '-', '_' and '.'; begin with a letter or a digit.",
         )
     return name
@@ -107,9 +108,9 @@ def write(name: str, path: str) -> str | None:
 
 
 def remove(names: list[str]) -> dict[str, str]:
-    """Remove the aliases *names*: all of them, or none; return them with their paths.
+    """Remove the aliases *names*, or none if one does not exist; return them with their paths.
 
-    :raises InvalidName: there is no alias of one of these names.
+    :raises InvalidName: one of these aliases does not exist.
     :raises LocalError: see :func:`write`.
     :raises SettingsError: see :func:`read`.
     """
@@ -117,7 +118,7 @@ def remove(names: list[str]) -> dict[str, str]:
         for name in names:
             if name not in known:
                 hint = f"Aliases: {a_few([f'@{each}' for each in known])}." if known else None
-                raise InvalidName(f"no alias is called @{name}", resource="alias", hint=hint)
+                raise InvalidName(f"no alias named @{name}", resource="alias", hint=hint)
         return {name: known.pop(name) for name in dict.fromkeys(names)}
 
 
@@ -127,7 +128,7 @@ def _changing() -> Iterator[dict[str, str]]:
     config, path = config_path(), aliases_path()
     if config.exists() and not config.is_file():  # /dev/null turns the configuration off
         raise LocalError(
-            f"no alias can be stored next to {config}, which is not a regular file",
+            f"cannot store aliases next to {config}, which is not a regular file",
             hint="Set TINKEX_CONFIG to a file, or unset it.",
         )
     with locked(path):

@@ -1,14 +1,14 @@
 """Price lists: US dollars per million tokens, by model.
 
-A list is a JSON object, in a file of the user's own or at an address that the user names::
+A list is a JSON object in a file or at a URL that the user names::
 
     {
       "date": "2026-11-01",
       "models": {"Qwen/Qwen3-8B": {"prefill": 0.13, "cached": 0.03, "sample": 0.40, "train": 0.40}}
     }
 
-``date`` is the day from which the prices are valid. Each price is optional; without one, there is
-no cost.
+``date`` is the day from which the prices are valid. Each price is optional; without one, no
+cost is computed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any
 
 from tinkex.exceptions import UsageError, a_few
 
-_EXAMPLE = (
-    '{"date": "2026-11-01", "models": '
+_HINT = (
+    'For example: {"date": "2026-11-01", "models": '
     '{"Qwen/Qwen3-8B": {"prefill": 0.13, "sample": 0.4, "train": 0.4}}}'
 )
-#: Number of tokens that a price is for.
+#: Number of tokens to which a price applies.
 _UNIT = 1_000_000
 
 
@@ -33,7 +33,7 @@ _UNIT = 1_000_000
 class TokenPrices:
     """The prices of one model in US dollars per million tokens; ``None`` if not listed.
 
-    :ivar date: day from which they are valid, as the list has it.
+    :ivar date: day from which they are valid, as written in the list.
     :ivar prefill: for tokens of a prompt.
     :ivar cached: for tokens of a prompt that the service has already processed.
     :ivar sample: for sampled tokens.
@@ -58,7 +58,7 @@ def parse(content: bytes, name: str, model: str) -> TokenPrices:
     A variant of a model, such as ``…:peft:262144``, has the prices of the model if the list does
     not contain the variant.
 
-    :param name: name of the list, for messages.
+    :param name: name of the list for error messages.
     :raises UsageError: it is not a price list, or does not contain the model.
     """
     try:
@@ -67,33 +67,37 @@ def parse(content: bytes, name: str, model: str) -> TokenPrices:
         found = None
     models = found.get("models") if isinstance(found, dict) else None
     if not isinstance(models, dict):
-        raise UsageError(f"{name} is not a price list", hint=f"For example: {_EXAMPLE}")
+        raise UsageError(f"{name} is not a price list", hint=_HINT)
     date = found.get("date")
     if not isinstance(date, str) or not date:
         raise UsageError(
-            f"{name} has no date", hint='Add the day of its prices: "date": "2026-11-01".'
+            f"{name} has no date",
+            hint='Add the day from which the prices are valid: "date": "2026-11-01".',
         )
     listed = next((models[n] for n in (model, model.partition(":")[0]) if n in models), None)
     if listed is None:
-        hint = f"It has {a_few(list(map(str, models)))}." if models else "It is empty."
+        hint = f"Models in the list: {a_few(list(map(str, models)))}." if models else "It is empty."
         raise UsageError(f"{name} has no prices for {model}", hint=hint)
     return TokenPrices(date, **_checked(listed, name, model))
 
 
 def _checked(listed: Any, name: str, model: str) -> Mapping[str, float]:
     if not isinstance(listed, dict):
-        raise UsageError(f"the prices of {model} in {name} are not an object")
+        raise UsageError(f"the prices of {model} in {name} are not an object", hint=_HINT)
     known = [field.name for field in fields(TokenPrices) if field.name != "date"]
     prices = {}
     for kind, price in listed.items():
         if kind not in known:
             raise UsageError(
-                f"unknown price {kind!r} of {model} in {name}", hint=f"Prices: {', '.join(known)}."
+                f"unknown price {kind!r} of {model} in {name}",
+                hint=f"Valid prices: {', '.join(known)}.",
             )
         if price is None:
             continue
         is_number = isinstance(price, (int, float)) and not isinstance(price, bool)
         if not is_number or not math.isfinite(price) or price < 0:
-            raise UsageError(f"the {kind} price of {model} in {name} is not a number of at least 0")
+            raise UsageError(
+                f"the {kind} price of {model} in {name} must be a number, at least 0", hint=_HINT
+            )
         prices[kind] = float(price)
     return prices

@@ -172,7 +172,7 @@ def declared(name: str) -> Any:
         raise PluginError(
             f"the plugin {name} {what}",
             hint=f"A plugin declares a dataclass in the group {plugins.SETTINGS}, under its name. "
-            f"Declared: {known or 'none'}.",
+            f"Plugins with settings: {known or 'none'}.",
         )
     return plugins.load(plugins.pick(plugins.SETTINGS, entry_point.name))
 

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from tests.exporting import World
 from tests.serving import Reply, Request, serving
 from tinkex.testing import Invocation, invoke, isolated, local_service
 
@@ -219,3 +220,11 @@ def push(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         assert done.exit_code == 0, done.stderr
         push.hub, push.path = hub, json.loads(saved.read_text())["weights_path"]
         yield push
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Any:
+    def make(family: str = "llama", *args: Any) -> World:
+        return World(tmp_path, family, *args)
+
+    return make

@@ -5,8 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
-import tracemalloc
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,71 +13,12 @@ import numpy as np
 import pytest
 
 from tests import toy_models
-from tests.toy_models import ALPHA, EXPERTS, FAMILIES, HIDDEN, RANK, load, toy
-from tinkex.testing import Invocation, invoke
-from tinkex_hub import merge, tensors
+from tests.exporting import CONFIG, TYPES, WEIGHTS, World, failure
+from tests.toy_models import ALPHA, EXPERTS, FAMILIES, HIDDEN, RANK
+from tinkex.testing import invoke
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-TYPES = ("float32", "bfloat16")
 #: Families whose adapters PEFT loads.
 IN_PEFT = [family for family in FAMILIES if family != "deepseek_v3"]
-
-
-class World:
-    """A base model and an adapter for it, in directories below *root*."""
-
-    def __init__(self, root: Path, family: str, dtype: str = "float32", files: int = 1) -> None:
-        self.toy, self.root = toy(family), root
-        self.base, self.adapter, self.out = (root / name for name in ("base", "adapter", "out"))
-        self.weights = toy_models.write_base(self.base, self.toy, dtype, files)
-        self.tensors = toy_models.write_adapter(self.adapter, self.toy, dtype)
-
-    @property
-    def argv(self) -> list[str]:
-        places = ["--base", str(self.base), "--output", str(self.out)]
-        return ["checkpoint", "export", str(self.adapter), *places]
-
-    def export(self, *words: str, code: int = 0) -> Invocation:
-        done = invoke([*self.argv, *words])
-        assert done.exit_code == code, done.stderr
-        assert "Traceback" not in done.stderr
-        if code:
-            assert (done.stdout, self.out.exists()) == ("", False)
-            assert list(self.root.glob(".tinkex*")) == []
-        return done
-
-    def exported(self) -> dict[str, Any]:
-        """Return the tensors in the files of the result."""
-        found: dict[str, Any] = {}
-        for file in self.out.glob("*.safetensors"):
-            found |= load(file)
-        return found
-
-    def config(self) -> Any:
-        return json.loads((self.out / CONFIG).read_text())
-
-    def rewrite(self, rename: Any = None, **config: Any) -> None:
-        """Change the names of the tensors, and members of the configuration."""
-        if rename is not None:
-            changed = {rename(name): one for name, one in self.tensors.items()}
-            toy_models.save(self.adapter / WEIGHTS, changed)
-        known = json.loads((self.adapter / CONFIG).read_text())
-        (self.adapter / CONFIG).write_text(json.dumps({**known, **config}))
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Any:
-    def make(family: str = "llama", *args: Any) -> World:
-        return World(tmp_path, family, *args)
-
-    return make
-
-
-def failure(done: Invocation, words: str, hint: str = "") -> None:
-    sentence, advice = done.stderr.splitlines()[-2:]
-    assert re.search(words, sentence), done.stderr
-    assert advice.startswith("Hint: ")
-    assert hint in advice
 
 
 # PEFT -----------------------------------------------------------------------------------------
@@ -138,6 +77,19 @@ def test_an_adapter_for_peft_has_the_names_of_the_model_and_the_same_updates(
     assert known.items() <= config.items()
 
 
+def test_an_adapter_is_converted_for_a_quantised_base_model(world: Any) -> None:
+    case = world("gpt_oss")
+    case.export()
+    expected = (case.out / WEIGHTS).read_bytes()
+    packed = {
+        f"{name}_blocks" if "experts" in name else name: one for name, one in case.weights.items()
+    }
+    toy_models.save(case.base / "model.safetensors", packed)
+    case.out = case.root / "out-again"
+    case.export()
+    assert (case.out / WEIGHTS).read_bytes() == expected
+
+
 def test_an_adapter_with_the_names_of_peft_is_copied(world: Any) -> None:
     case = world("llama")
     case.export()
@@ -176,6 +128,8 @@ def test_without_a_base_model_only_names_that_all_models_have_are_converted(worl
     case = World(case.root / "moe", "qwen3_moe")
     argv = ["checkpoint", "export", str(case.adapter), "--output", str(case.out)]
     failure(invoke(argv), r"names are unknown: model\.layers\.\*\.mlp\.experts\.w1", "--base")
+    case.rewrite(lambda name: name.replace("experts.w", "experts.0.projection"))
+    failure(invoke(argv), r"unknown: model\.layers\.\*\.mlp\.experts\.\*\.projection", "--base")
 
 
 @pytest.mark.parametrize(
@@ -195,10 +149,64 @@ def test_experts_that_peft_does_not_load_are_refused(
 
 
 @pytest.mark.parametrize(
+    ("family", "model_type"), [("qwen3_moe", "qwen3_5_moe"), ("qwen3_moe", "other_moe")]
+)
+def test_separate_experts_are_refused_where_peft_loads_them_fused(
+    family: str, model_type: str, world: Any
+) -> None:
+    case = world(family)
+    case.export()
+    case.adapter, case.out = case.out, case.root / "out-again"
+    (case.base / "config.json").write_text(
+        json.dumps({**case.toy.config, "model_type": model_type})
+    )
+    failure(case.export(code=1), "PEFT does not load all experts and dense layers", "--to merged")
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "qwen3_5"])
+def test_the_scale_of_rslora_is_kept_in_wider_updates(family: str, world: Any) -> None:
+    case = world(family)
+    case.rewrite(use_rslora=True)
+    case.export()
+    config = case.config()
+    for key, rank in config["rank_pattern"].items():
+        scale = config["alpha_pattern"][key] / rank**0.5
+        assert scale == pytest.approx(ALPHA / RANK**0.5)
+    assert config["use_rslora"] is True
+
+
+@pytest.mark.parametrize(
+    ("family", "key"),
+    [("llama", "unembed_tokens"), ("gpt_oss", "experts.w1"), ("qwen3_5", "in_proj_k")],
+)
+def test_patterns_that_name_no_module_of_peft_are_refused(
+    family: str, key: str, world: Any
+) -> None:
+    case = world(family)
+    case.rewrite(alpha_pattern={key: 2 * ALPHA})
+    words = "cannot have under its name in PEFT|names are unknown"
+    failure(case.export(code=1), words)
+    if family == "llama":
+        case.export("--to", "merged")
+
+
+def test_an_update_of_the_embeddings_is_refused(world: Any) -> None:
+    case = world("qwen3")
+    case.rewrite(lambda name: name.replace("model.unembed_tokens", "model.embed_tokens"))
+    for to in ("peft", "merged"):
+        failure(case.export("--to", to, code=1), "names are unknown: model.embed_tokens")
+
+
+@pytest.mark.parametrize(
     ("family", "old", "new", "words"),
     [
-        ("llama", "q_proj", "q_projection", r"it has no: model.layers.\*.self_attn.q_projection"),
-        ("llama", "self_attn.k_proj", "self_attn.w1", r"it has no: .*self_attn.w1.weight"),
+        (
+            "llama",
+            "q_proj",
+            "q_projection",
+            r"lacks weights that the adapter changes: model.layers.\*.self_attn.q_projection",
+        ),
+        ("llama", "self_attn.k_proj", "self_attn.w1", r"lacks weights .*self_attn.w1.weight"),
         ("llama", "lora_A", "lora_magnitude_vector", "only one of the two factors of model.layers"),
         ("llama", "q_proj.lora_A.weight", "q_proj.alpha", "only one of the two factors"),
         ("llama", ".lora_", ".other_", "no LoRA tensors"),
@@ -209,7 +217,7 @@ def test_experts_that_peft_does_not_load_are_refused(
             r"names are unknown: model.layers.\*.mlp.experts",
         ),
         ("qwen3_moe", "experts.w1", "mlp.w1", r"unknown: .*w1, .*w3"),
-        ("qwen3_5", "in_proj_q", "in_proj_x", r"names are unknown|it has no: .*in_proj_x"),
+        ("qwen3_5", "in_proj_q", "in_proj_x", "lacks weights .*in_proj_x|names are unknown"),
     ],
 )
 def test_unknown_names_are_refused_with_a_list(
@@ -239,201 +247,9 @@ def test_a_configuration_that_is_not_plain_lora_is_refused(
 ) -> None:
     case = world()
     case.rewrite(**config)
+    hint = "Convert it" if "plain" in words else "Check that"
     for to in ("peft", "merged"):
-        failure(case.export("--to", to, code=1), words)
-
-
-@pytest.mark.parametrize(
-    "key", ["q_proj", r".*\.q_proj", "self_attn.q_proj", r"^self_attn\.q_proj$"]
-)
-def test_patterns_give_modules_an_own_alpha(key: str, world: Any) -> None:
-    case = world()
-    case.rewrite(alpha_pattern={key: 5 * ALPHA})
-    case.export("--to", "merged")
-    name = "model.layers.1.self_attn.q_proj.weight"
-    once = toy_models.merged(case.toy, case.weights, case.tensors)[name] - case.weights[name]
-    np.testing.assert_allclose(
-        case.exported()[name], case.weights[name] + 5 * once, rtol=0, atol=1e-6
-    )
-    case.out = case.root / "out-peft"
-    case.export()
-    assert case.config()["alpha_pattern"] == {key: 5 * ALPHA}
-
-
-# Merged ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_merged_model_is_the_base_plus_the_updates_rounded_once(
-    family: str, dtype: str, world: Any
-) -> None:
-    case = world(family, dtype)
-    case.export("--to", "merged")
-    found, expected = case.exported(), toy_models.merged(case.toy, case.weights, case.tensors)
-    assert found.keys() == expected.keys()
-    changed = {goal[0] for goals in case.toy.goals.values() for goal in goals}
-    differing = total = 0
-    for name, whole in expected.items():
-        rounded = whole.astype(found[name].dtype)
-        if name not in changed:
-            assert found[name].tobytes() == case.weights[name].tobytes(), name
-        elif dtype == "bfloat16":  # within one step where the sum was computed in another order
-            steps = np.abs(found[name].view("int16") - rounded.view("int16"))
-            assert steps.max() <= 1, name
-            differing += int((steps > 0).sum())
-            total += steps.size
-        else:
-            np.testing.assert_allclose(found[name], whole, rtol=0, atol=1e-6, err_msg=name)
-    assert differing * 1000 <= total
-    assert all((found[name] != case.weights.get(name)).any() for name in changed)
-
-
-@pytest.mark.parametrize("family", ["gpt_oss", "qwen3_5_moe", "qwen3_vl_moe", "qwen3_5", "qwen3"])
-def test_an_exported_adapter_merges_to_the_same_model(family: str, world: Any) -> None:
-    case = world(family)
-    case.export()
-    case.adapter, case.out = case.out, case.root / "out-merged"
-    case.export("--to", "merged")
-    found = case.exported()
-    for name, whole in toy_models.merged(case.toy, case.weights, case.tensors).items():
-        np.testing.assert_allclose(found[name], whole, rtol=0, atol=1e-6, err_msg=name)
-
-
-def test_shards_index_and_other_files_are_kept(world: Any) -> None:
-    case = world("qwen3", "bfloat16", 3)
-    (case.base / "tokenizer.json").write_text("{}")
-    (case.base / "README.md").write_text("a description of the base model")
-    done = case.export("--to", "merged", "--json")
-    files = sorted(file.name for file in case.base.iterdir())
-    assert done.rows["files"] == [name for name in files if name != "README.md"]
-    index = json.loads((case.out / "model.safetensors.index.json").read_text())
-    found = {file.name: load(file) for file in case.out.glob("*.safetensors")}
-    assert index["weight_map"] == {key: name for name, keys in found.items() for key in keys}
-    size = sum(one.nbytes for tensors in found.values() for one in tensors.values())
-    assert index["metadata"] == {"total_size": size, "kept": True}
-    assert json.loads((case.out / "config.json").read_text()) == {
-        **case.toy.config, "tie_word_embeddings": False
-    }  # fmt: skip
-    assert (case.out / "tokenizer.json").read_text() == "{}"
-
-
-def test_a_tied_model_whose_output_layer_is_untrained_stays_tied(world: Any) -> None:
-    case = world("qwen3")
-    name = "base_model.model.model.unembed_tokens.lora_B.weight"
-    toy_models.save(
-        case.adapter / WEIGHTS, case.tensors | {name: np.zeros_like(case.tensors[name])}
-    )
-    case.export("--to", "merged")
-    assert "lm_head.weight" not in case.exported()
-    assert (case.out / "config.json").read_bytes() == (case.base / "config.json").read_bytes()
-
-
-def test_updates_of_zeros_change_nothing(world: Any) -> None:
-    case = world("gpt_oss", "bfloat16")
-    zeros = {
-        name: np.zeros_like(one) if ".lora_B" in name else one for name, one in case.tensors.items()
-    }
-    toy_models.save(case.adapter / WEIGHTS, zeros)
-    case.export("--to", "merged")
-    found = case.exported()
-    assert {name: one.tobytes() for name, one in found.items()} == {
-        name: one.tobytes() for name, one in case.weights.items()
-    }
-
-
-def test_large_matrices_are_merged_in_blocks_of_rows(
-    world: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(merge, "_BLOCK", 5 * HIDDEN)
-    case = world("qwen3_5")
-    case.export("--to", "merged")
-    for name, whole in toy_models.merged(case.toy, case.weights, case.tensors).items():
-        np.testing.assert_allclose(case.exported()[name], whole, rtol=0, atol=1e-6, err_msg=name)
-
-
-@pytest.mark.parametrize("to", ["peft", "merged"])
-def test_a_matrix_is_never_in_memory_as_a_whole(
-    to: str, world: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(merge, "_BLOCK", 64 * 1024)
-    monkeypatch.setattr(tensors, "_BLOCK", 64 * 1024)
-    monkeypatch.setattr(toy_models, "WORDS", 200_000)
-    case = world("qwen3", "float16")
-    whole = case.weights["model.embed_tokens.weight"].nbytes
-    case.export("--to", to)  # imports take memory, too
-    case.out = case.root / "out-again"
-    tracemalloc.start()
-    try:
-        case.export("--to", to)
-        assert tracemalloc.get_traced_memory()[1] < whole
-    finally:
-        tracemalloc.stop()
-
-
-def quantized(case: World) -> None:
-    config = {**case.toy.config, "quantization_config": {"quant_method": "fp8"}}
-    (case.base / "config.json").write_text(json.dumps(config))
-
-
-def packed(case: World) -> None:
-    blocks = {"model.layers.0.mlp.experts.down_proj_blocks": np.zeros((3, 4), "uint8")}
-    toy_models.save(case.base / "model.safetensors", case.weights | blocks)
-
-
-def integers(case: World) -> None:
-    changed = {name: one.astype("int8") for name, one in case.weights.items()}
-    toy_models.save(case.base / "model.safetensors", changed)
-
-
-def infinite(case: World) -> None:
-    name = "base_model.model.model.layers.0.mlp.up_proj.lora_B.weight"
-    changed = {**case.tensors, name: case.tensors[name] + np.float32("inf")}
-    toy_models.save(case.adapter / WEIGHTS, changed)
-
-
-def too_large(case: World) -> None:
-    halves = {name: one.astype("float16") for name, one in case.weights.items()}
-    toy_models.save(case.base / "model.safetensors", halves)
-    case.rewrite(lora_alpha=1e9)
-
-
-def other_model(case: World) -> None:
-    case.weights["model.layers.0.mlp.up_proj.weight"] = np.zeros((3, 5), "float32")
-    toy_models.save(case.base / "model.safetensors", case.weights)
-
-
-def truncated_base(case: World) -> None:
-    os.truncate(case.base / "model.safetensors", 20_000)
-
-
-def no_weights(case: World) -> None:
-    (case.base / "model.safetensors").rename(case.base / "pytorch_model.bin")
-
-
-def no_embeddings(case: World) -> None:
-    del case.weights["model.embed_tokens.weight"]
-    toy_models.save(case.base / "model.safetensors", case.weights)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "words"),
-    [
-        (quantized, "is quantised"),
-        (packed, "is quantised"),
-        (integers, "has the type I8"),
-        (infinite, "model.layers.0.mlp.up_proj.weight has values that are not finite"),
-        (too_large, "has values that are not finite"),
-        (other_model, r"shapes differ: .*up_proj.weight \[3, 5\] instead of"),
-        (truncated_base, "model.safetensors is truncated"),
-        (no_weights, "has no model.safetensors"),
-        (no_embeddings, "tensor names of the base model .* not supported"),
-    ],
-)
-def test_a_merge_that_would_be_wrong_is_refused(spoil: Any, words: str, world: Any) -> None:
-    case = world()
-    spoil(case)
-    failure(case.export("--to", "merged", code=1), words)
+        failure(case.export("--to", to, code=1), words, hint)
 
 
 # Files ----------------------------------------------------------------------------------------
@@ -455,6 +271,10 @@ def web_page(case: World) -> None:
     (case.adapter / WEIGHTS).write_text("<!DOCTYPE html><title>Sign in</title>")
 
 
+def without_header(case: World) -> None:
+    os.truncate(case.adapter / WEIGHTS, 20)
+
+
 def truncated(case: World) -> None:
     os.truncate(case.adapter / WEIGHTS, (case.adapter / WEIGHTS).stat().st_size - 1)
 
@@ -470,21 +290,24 @@ def not_json(case: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("spoil", "words", "hint"),
     [
-        (missing, "not a PEFT adapter"),
-        (pickled, "a pickle may run any code"),
-        (empty, "is not a safetensors file"),
-        (web_page, "is not a safetensors file"),
-        (truncated, "is truncated"),
-        (linked, "is a symbolic link to another directory"),
-        (not_json, "is not a JSON object"),
+        (missing, "not a PEFT adapter", "Name the directory"),
+        (pickled, "a pickle may run any code", "Convert them"),
+        (empty, "is not a safetensors file", "Download it again"),
+        (web_page, "is not a safetensors file", "Download it again"),
+        (without_header, "is truncated", "Download it again"),
+        (truncated, "is truncated", "Download it again"),
+        (linked, "is a symbolic link to another directory", "Replace it"),
+        (not_json, "is not a JSON object", "Correct the file"),
     ],
 )
-def test_an_adapter_that_cannot_be_read_is_refused(spoil: Any, words: str, world: Any) -> None:
+def test_an_adapter_that_cannot_be_read_is_refused(
+    spoil: Any, words: str, hint: str, world: Any
+) -> None:
     case = world()
     spoil(case)
-    failure(case.export(code=1), words)
+    failure(case.export(code=1), words, hint)
 
 
 def test_links_of_the_cache_of_the_hub_are_followed_and_others_are_not(world: Any) -> None:
@@ -582,8 +405,8 @@ def test_the_space_is_checked_first(world: Any, monkeypatch: pytest.MonkeyPatch)
     ("words", "clause"),
     [
         (["nothing-here"], "there is no directory nothing-here"),
-        ([".", "--to", "merged"], "--to merged requires --base"),
-        ([".", "--to", "merged", "--base", "owner/model"], "not a PEFT adapter"),
+        ([".", "--to", "merged"], "--to merged requires a directory as --base\n"),
+        ([".", "--to", "merged", "--base", "a/b"], "requires a directory as --base, not a/b\n"),
         ([".", "--base", "nowhere"], "not a PEFT adapter"),
     ],
 )

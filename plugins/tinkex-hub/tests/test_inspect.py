@@ -13,7 +13,6 @@ import pytest
 from tests import toy_models
 from tests.toy_models import ALPHA, FAMILIES, RANK, toy
 from tinkex.api import ServiceClient
-from tinkex.settings import resolve
 from tinkex.testing import Invocation, invoke, local_service
 from tinkex_hub import norms
 
@@ -84,6 +83,7 @@ def test_a_screen_of_80_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert texts["PEFT"].startswith("loads a part")
     assert texts["vLLM"].startswith("does not load it")
     plain = inspect("adapter").stdout
+    assert "Modules:\n  self_attn.k_proj      2 layers" in plain
     assert "vLLM: does not load it\n  unexpected modules: model.unembed_tokens\n" in plain
 
 
@@ -144,7 +144,7 @@ def saved(tmp_path: Path) -> Iterator[list[str]]:
     pytest.importorskip("tinkex_local")
     with (
         local_service(tmp_path / "home"),
-        ServiceClient(resolve()) as client,
+        ServiceClient() as client,
         client.create_lora_training_client(MODEL, rank=4, seed=1) as training,
     ):
         yield [training.save_weights_for_sampler("one").path, training.save_state("two").path]
@@ -169,14 +169,15 @@ def test_a_checkpoint_is_read_on_the_service(saved: list[str], tmp_path: Path) -
     [
         ("nothing-here", "there is no directory nothing-here"),
         ("tinker://run/weights/none", "Unknown checkpoint"),
-        ("empty", "the checkpoint is not a PEFT adapter: it has nothing"),
+        ("empty", "empty is not a PEFT adapter: it has no adapter_config.json"),
     ],
 )
 def test_sources_that_do_not_exist(
     source: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tinkex_local")
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "below").mkdir(parents=True)
+    (tmp_path / "empty" / "below" / "other.age").touch()  # is not searched
     monkeypatch.chdir(tmp_path)
     with local_service(tmp_path / "home"):
         done = invoke(["checkpoint", "inspect", source])

@@ -62,9 +62,9 @@ def test_a_card_is_read_back(base: str | None) -> None:
     ("files", "words"),
     [
         ([CONFIG, "adapter_model.safetensors.age"], "encrypted"),
-        ([], "not a PEFT adapter"),
-        (["model.safetensors"], "not a PEFT adapter"),
-        ([CONFIG], "not a PEFT adapter"),
+        ([], "./final is not a PEFT adapter: it has no adapter_config.json"),
+        (["model.safetensors"], "has no adapter_config.json"),
+        ([CONFIG], "has no adapter_model.safetensors"),
     ],
 )
 def test_other_files_than_an_adapter_are_refused(
@@ -73,7 +73,7 @@ def test_other_files_than_an_adapter_are_refused(
     for name in files:
         (tmp_path / name).write_text("{}")
     with pytest.raises(UsageError, match=words) as caught:
-        adapter.check(tmp_path)
+        adapter.check(tmp_path, "./final")
     assert ("age" in (caught.value.hint or "")) >= (words == "encrypted")
 
 

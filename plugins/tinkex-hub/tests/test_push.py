@@ -95,6 +95,33 @@ def test_without_the_base_model_an_adapter_is_converted_with_a_warning(push: Any
     assert "without a comparison" in push.hub.files("ada/mine")["README.md"].decode()
 
 
+@pytest.mark.parametrize(
+    ("files", "clause"),
+    [
+        (None, "has no tinkex/baker-street-2M"),
+        ({}, "has no tinkex/baker-street-2M"),
+        ({"config.json": b"{}"}, "has no weights in safetensors files"),
+        ({"config.json": b"[]", "model.safetensors": b""}, ""),
+        ({"config.json": b"{}", "model.safetensors": b"<html>"}, ""),
+    ],
+)
+def test_a_base_model_that_the_hub_does_not_have(
+    push: Any, files: dict[str, bytes] | None, clause: str
+) -> None:
+    if files is not None:
+        push.hub.add("tinkex/baker-street-2M")
+        push.hub.files("tinkex/baker-street-2M").update(files)
+    done = push("--repo", "ada/mine", "--base", "tinkex/baker-street-2M")
+    refused(done, clause)
+    assert "--repo" not in done.stderr
+    assert "ada/mine" not in push.hub.repos
+    assert push("--repo", "ada/mine").exit_code == 0
+
+
+def test_raw_and_a_base_model_exclude_each_other(push: Any) -> None:
+    refused(push("--raw", "--base", "a/b"), "--raw does not convert tensors")
+
+
 def test_raw_uploads_the_tensors_unchanged(push: Any, stored: Path, foreign: object) -> None:
     done = push("--repo", "ada/mine", "--raw")
     assert "Warning: PEFT ignores tensors whose names it does not know: model.unemb" in done.stderr

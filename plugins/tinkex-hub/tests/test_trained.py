@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from tinkex.api import SamplingParams, ServiceClient
-from tinkex.settings import resolve
 from tinkex.testing import invoke, local_service
 
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
@@ -50,7 +49,7 @@ def test_the_service_peft_and_the_merged_model_agree(tmp_path: Path) -> None:
         run("train", "sft", str(rows), "--base-model", MODEL, *training, *output)
         paths = run("checkpoint", "list", "-f", "json", "--type", "sampler", "--limit", "1")
         path = paths[0]["tinker_path"]
-        with ServiceClient(resolve()) as client:
+        with ServiceClient() as client:
             sampler = client.create_sampling_client(model_path=path)
             answer = sampler.sample(TOKENS, SamplingParams(max_tokens=1), prompt_logprobs=True)
         assert answer.prompt_logprobs is not None

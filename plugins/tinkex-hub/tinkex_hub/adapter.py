@@ -17,24 +17,27 @@ _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _BASE = "base_model_name_or_path"
 
 
-def check(directory: Path) -> None:
+def check(directory: Path, label: str) -> None:
     """Check that *directory* contains a PEFT adapter.
 
+    :param label: its name in errors.
     :raises UsageError: the files are encrypted, or are not an adapter.
     """
-    names = sorted(file.name for file in directory.rglob("*") if file.is_file())
+    # Only at the top: the user may have named a home directory.
+    names = sorted(file.name for file in directory.iterdir())
     encrypted = [name for name in names if name.endswith(".age")]
     if encrypted:
         raise UsageError(
-            f"the checkpoint is encrypted ({encrypted[0]}), so it cannot be loaded from the hub",
-            hint="Download it, decrypt it with 'age', and upload the files with 'hf upload'.",
+            f"{label} is encrypted ({encrypted[0]})",
+            hint="Download it, and decrypt the files with 'age'; 'hf upload' uploads the result.",
         )
-    if not (directory / _CONFIG).is_file() or not any((directory / w).is_file() for w in _WEIGHTS):
-        found = ", ".join(names[:5]) or "nothing"
-        raise UsageError(
-            f"the checkpoint is not a PEFT adapter: it has {found}",
-            hint=f"An adapter has {_CONFIG} and {_WEIGHTS[0]}.",
-        )
+    for wanted in ((_CONFIG,), _WEIGHTS):
+        if not any((directory / name).is_file() for name in wanted):
+            raise UsageError(
+                f"{label} is not a PEFT adapter: it has no {wanted[0]}",
+                hint="Name the directory with both files of an adapter: "
+                f"{_CONFIG} and {_WEIGHTS[0]}.",
+            )
 
 
 def fix_modules(directory: Path, found: AdapterMismatch | None) -> AdapterMismatch | None:

@@ -90,7 +90,7 @@ def from_directory(directory: Path) -> BaseModel:
     :raises UsageError: it has no configuration, or no weights in safetensors files.
     :raises LocalError: a file cannot be read, or is malformed.
     """
-    hint = "Name a directory with config.json and model.safetensors, as on the Hugging Face Hub."
+    hint = "The directory must contain config.json and model.safetensors, as on the Hub."
     if not directory.is_dir():
         raise UsageError(f"there is no directory {directory}", hint=hint)
     try:
@@ -104,7 +104,10 @@ def from_directory(directory: Path) -> BaseModel:
             with open_file(directory, name) as file:
                 found = TensorFile(file, str(directory / name)).tensors
             if not tensors.keys().isdisjoint(found):
-                raise LocalError(f"two files in {directory} have the same tensors")
+                raise LocalError(
+                    f"two files in {directory} contain the same tensors",
+                    hint="Download the model to a new directory.",
+                )
             tensors |= found
             files |= dict.fromkeys(found, name)
     except FileNotFoundError as error:
@@ -124,5 +127,7 @@ def file_names(directory: Path) -> list[str]:
     names = read_json(directory, INDEX).get("weight_map")
     values = names.values() if isinstance(names, dict) else [None]
     if not all(isinstance(v, str) and re.fullmatch(r"[\w.-]+\.safetensors", v) for v in values):
-        raise LocalError(f"{directory / INDEX} names no weights in this directory")
+        raise LocalError(
+            f"{directory / INDEX} names no weights in this directory", hint="Download it again."
+        )
     return sorted(set(values))

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tinkex.exceptions import LocalError, TargetExists, TargetInUse
-from tinkex.files import acquire_lock, why_not_private
+from tinkex.files import acquire_lock, private_directory
 
 #: Maximum size of a configuration or an index in bytes.
 _MAX_JSON = 64 * 1024 * 1024
-#: Directory with the files to which the snapshots in the cache of huggingface_hub link.
-_BLOBS = "blobs"
+#: Directories of a repository in the cache of huggingface_hub: the first links to the second.
+_SNAPSHOTS, _BLOBS = "snapshots", "blobs"
 #: Prefix of the name of a directory until it is complete.
 _PREFIX = ".tinkex-export-"
 
@@ -36,7 +36,8 @@ def open_file(directory: Path, name: str) -> BinaryIO:
     path = directory / name
     try:
         root, target = directory.resolve(), path.resolve(strict=True)
-        allowed = (root, root.parent.parent / _BLOBS)
+        is_cache = root.parent.name == _SNAPSHOTS
+        allowed = (root, root.parent.parent / _BLOBS) if is_cache else (root,)
         if not any(target.is_relative_to(place) for place in allowed):
             raise LocalError(
                 f"{path} is a symbolic link to another directory", hint="Replace it with the file."
@@ -51,7 +52,7 @@ def open_file(directory: Path, name: str) -> BinaryIO:
         raise LocalError(f"cannot read {path}: {reason}") from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a device or pipe has no end
         file.close()
-        raise LocalError(f"{path} is not a regular file")
+        raise LocalError(f"{path} is not a regular file", hint="Replace it with a regular file.")
     return file
 
 
@@ -75,7 +76,9 @@ def json_object(content: bytes, label: str) -> dict[str, Any]:
     with suppress(ValueError, RecursionError):
         found = json.loads(content)
     if not isinstance(found, dict):
-        raise LocalError(f"{label} is not a JSON object")
+        raise LocalError(
+            f"{label} is not a JSON object", hint="Correct the file, or download it again."
+        )
     return found
 
 
@@ -96,8 +99,8 @@ def check_new(target: Path) -> None:
 def new_directory(target: Path, needed: int) -> Iterator[Path]:
     """Yield a temporary directory that becomes *target* when the block ends.
 
-    When the block raises, the temporary directory is removed and *target* does not exist. After a
-    kill, the next call with the same target removes what is left.
+    When the block raises, the temporary directory is removed and *target* does not exist. If the
+    process is killed, the next call with the same target removes its files.
 
     :param needed: size in bytes of what will be written.
     :raises TargetExists: *target* exists, and is not an empty directory.
@@ -133,15 +136,10 @@ def _locked(temporary: Path, target: Path) -> int:
     """Create the private directory *temporary*, or empty one that a killed process left; lock it.
 
     :returns: a file descriptor, which holds the lock.
-    :raises OSError: it cannot be created.
+    :raises LocalError: it cannot be created, or others can access it.
+    :raises TargetInUse: another process holds the lock.
     """
-    try:
-        temporary.mkdir(mode=0o700)
-    except FileExistsError:
-        if reason := why_not_private(temporary.lstat()):
-            raise LocalError(
-                f"cannot use {temporary}: {reason}", hint="Move or rename it."
-            ) from None
+    private_directory(temporary)
     handle = os.open(temporary, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
     if not acquire_lock(handle) or not os.path.samestat(os.fstat(handle), temporary.lstat()):
         os.close(handle)
@@ -155,4 +153,7 @@ def _check_space(directory: Path, needed: int) -> None:
     free = shutil.disk_usage(directory).free
     if free < needed:
         sizes = f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
-        raise LocalError(f"not enough space in {directory.parent}: {sizes}")
+        raise LocalError(
+            f"not enough space in {directory.parent}: {sizes}",
+            hint="Free some space, or choose another --output.",
+        )

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tinkex.exceptions import PluginError, SettingsError, TinkexError, UsageError
+from tinkex.exceptions import APIError, PluginError, SettingsError, TinkexError, UsageError
 from tinkex_hub import base_model
 from tinkex_hub.base_model import BaseModel
 from tinkex_hub.directories import read_json
 from tinkex_hub.tensors import TensorInfo
+
+#: Maximum seconds to wait for the first response of the Hub.
+_PATIENCE = 10.0
 
 
 def find(name: str, timeout: float, token: str | None = None) -> BaseModel:
@@ -45,6 +48,8 @@ def find(name: str, timeout: float, token: str | None = None) -> BaseModel:
         logging.set_verbosity_error()
         get_session().timeout = timeout  # there is no timeout by default
         api = huggingface_hub.HfApi(endpoint=endpoint, token=token)
+        # Unlike downloads, this request is not repeated for half a minute without a network.
+        api.model_info(name, timeout=min(timeout, _PATIENCE))
         config = Path(api.hf_hub_download(name, base_model.CONFIG))
         found = api.get_safetensors_metadata(name)
     tensors: dict[str, TensorInfo] = {}
@@ -74,4 +79,6 @@ def _errors(name: str, endpoint: str) -> Iterator[None]:
         ours = translate(error, urlsplit(endpoint).netloc or endpoint, name)
         if ours is None:
             raise
+        if isinstance(ours, APIError) and ours.category != "server":
+            ours.hint = "Check the name; for a private or gated model, use 'hf auth login'."
         raise ours from error

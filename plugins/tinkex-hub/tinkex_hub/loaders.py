@@ -1,4 +1,4 @@
-"""What PEFT and vLLM do with an adapter as it is, according to their sources.
+"""What PEFT and vLLM do with an unconverted adapter, according to their source code.
 
 PEFT 0.21: ``peft.utils.save_and_load``. vLLM 0.18: ``vllm.lora.peft_helper`` and ``lora_model``.
 Neither has been run for this purpose.
@@ -10,8 +10,7 @@ import re
 from dataclasses import dataclass
 
 from tinkex.api import AdapterMismatch
-from tinkex.exceptions import a_few
-from tinkex_hub.lora import PACKED, PREFIX, Adapter
+from tinkex_hub.lora import PACKED, PREFIX, Adapter, shortened
 
 #: The values of vLLM's option ``--max-lora-rank``.
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -27,7 +26,7 @@ class Verdict:
     """What a program does with an adapter.
 
     :ivar loads: ``all`` of its tensors, a ``part`` of them, or ``nothing``.
-    :ivar reasons: why, and what to take into account.
+    :ivar reasons: the reasons, and other notes.
     """
 
     loads: str
@@ -46,7 +45,7 @@ def in_peft(adapter: Adapter) -> Verdict:
             loads = "part"
             reasons.append("target_modules is null, so PEFT chooses the modules by architecture")
     if adapter.others:
-        reasons.append(f"tensors that are not LoRA factors: {a_few(adapter.others, 3)}")
+        reasons.append(f"tensors that are not LoRA factors: {shortened(adapter.others, 3)}")
     if "lm_head" in {module.rpartition(".")[2] for module in adapter.loras}:
         reasons.append(
             "lm_head is adapted: if the base model ties it to its embeddings, "
@@ -63,7 +62,7 @@ def in_vllm(adapter: Adapter) -> Verdict:
         refused.append("target_modules is missing")
     odd = sorted({_short(name) for name in modules if _REFUSED.search(name)})
     if odd:
-        refused.append(f"unexpected modules: {a_few(odd, 3)}")
+        refused.append(f"unexpected modules: {shortened(odd, 3)}")
     ranks = [lora.rank for name, lora in adapter.loras.items() if not name.endswith(PACKED)]
     highest = max(ranks, default=adapter.rank)
     fitting = [rank for rank in _RANKS if rank >= highest]
@@ -82,7 +81,7 @@ def in_vllm(adapter: Adapter) -> Verdict:
     if any(_PARTS.search(name) for name in modules):
         reasons.append("splits in_proj_qkv itself (Qwen3.5)")
     if any(".experts." in name for name in modules):
-        reasons.append("loads experts in a form that depends on the model: try it")
+        reasons.append("how it loads experts depends on the model; test it")
     return Verdict("all", reasons)
 
 

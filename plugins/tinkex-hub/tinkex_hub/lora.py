@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from tinkex.exceptions import UsageError, a_few
+from tinkex.exceptions import UsageError
 from tinkex_hub.tensors import FLOATS, TensorFile, TensorInfo
 
 CONFIG = "adapter_config.json"
@@ -103,7 +103,11 @@ class Adapter:
     @classmethod
     def open(cls, config: Mapping[str, Any], file: BinaryIO, label: str) -> Adapter:
         """Return the adapter with the tensors in *file*, which must stay open."""
-        return cls(config, TensorFile(file, label))
+        try:
+            return cls(config, TensorFile(file, label))
+        except UsageError as error:
+            error.hint = error.hint or f"Check that {CONFIG} and {WEIGHTS} are of one LoRA adapter."
+            raise
 
     @property
     def base_model(self) -> str | None:
@@ -116,9 +120,14 @@ class Adapter:
         """Settings of other methods than plain LoRA."""
         return [name for name, plain in _PLAIN.items() if self.config.get(name) not in plain]
 
-    def _scale(self, module: str, rank: int) -> float:
+    def settings_of(self, module: str) -> tuple[int, float]:
+        """Return the rank of *module* and the factor of its update, from the configuration.
+
+        :raises UsageError: a pattern has an entry that is not supported.
+        """
+        rank = int(self._pattern("rank_pattern", module) or self.rank)
         alpha = self._pattern("alpha_pattern", module) or self.alpha
-        return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+        return rank, alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
 
     def _pairs(self) -> tuple[dict[str, Lora], list[str]]:
         names: dict[str, dict[str, str]] = defaultdict(dict)
@@ -131,7 +140,7 @@ class Adapter:
                 names[match[1]][match[2]] = name
         alone = [module for module, found in names.items() if len(found) != 2]
         if alone:
-            raise UsageError(f"the adapter has only one of the two factors of {a_few(alone)}")
+            raise UsageError(f"the adapter has only one of the two factors of {shortened(alone)}")
         pairs = ((module, (found["A"], found["B"])) for module, found in names.items())
         return {module: self._lora(module, found) for module, found in pairs}, others
 
@@ -144,18 +153,20 @@ class Adapter:
             module_path = module
         shapes = f"{list(a.shape)} and {list(b.shape)}"
         if a.dtype not in FLOATS or b.dtype not in FLOATS:
-            raise UsageError(f"the factors of {module} have the types {a.dtype} and {b.dtype}")
+            raise UsageError(
+                f"the factors of {module} have an unsupported type: {a.dtype}, {b.dtype}"
+            )
         if not 2 <= len(a.shape) == len(b.shape) <= 3 or a.shape[-2] != b.shape[-1]:
-            raise UsageError(f"the factors of {module} have the shapes {shapes}")
+            raise UsageError(f"the shapes of the factors of {module} do not match: {shapes}")
         if len(a.shape) == 3 and 1 not in (a.shape[0], b.shape[0]) and a.shape[0] != b.shape[0]:
-            raise UsageError(f"the factors of {module} have the shapes {shapes}")
+            raise UsageError(f"the shapes of the factors of {module} do not match: {shapes}")
         rank = a.shape[-2]
-        expected = self._pattern("rank_pattern", module_path) or self.rank
+        expected, scale = self.settings_of(module_path)
         if not is_packed and rank != expected and a.count:
             raise UsageError(
-                f"the factors of {module} have the rank {rank}, but {CONFIG} gives {expected:g}"
+                f"the factors of {module} have the rank {rank}, but {CONFIG} gives {expected}"
             )
-        return Lora(module, names, a, b, self._scale(module_path, int(expected)))
+        return Lora(module, names, a, b, scale)
 
     def _pattern(self, key: str, module: str) -> float | None:
         """Return the value of the first key of a pattern that matches the end of *module*.
@@ -180,3 +191,9 @@ def _positive(config: Mapping[str, Any], key: str, *, whole: bool = False) -> An
     if type(value) not in ((int,) if whole else (int, float)) or not 0 < value < math.inf:
         raise UsageError(f"{CONFIG} has no valid {key!r}")
     return value
+
+
+def shortened(names: Sequence[str], most: int = 6) -> str:
+    """Join the first *names* for a message, with the number of the others."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -86,7 +86,7 @@ def plan(adapter: Adapter, places: list[Place], base: BaseModel) -> Plan:
     for name in updates:
         info = base.tensors[_source(name, untied, base)]
         if info.dtype not in FLOATS:
-            raise UsageError(f"the weight {name} has the type {info.dtype}", hint=hint)
+            raise UsageError(f"the weight {name} has the unsupported type {info.dtype}", hint=hint)
     inputs_first = {
         name
         for place in places
@@ -269,7 +269,8 @@ class _Merging:
         import numpy as np
 
         # A comparison with NaN is false.
-        if not (np.abs(new) <= float(ml_dtypes.finfo(old.dtype).max)).all():
+        limit = float(ml_dtypes.finfo(old.dtype).max)  # type: ignore[no-untyped-call]
+        if not (np.abs(new) <= limit).all():
             raise UsageError(f"the merged weight {name} has values that are not finite numbers")
         return new.astype(old.dtype).tobytes()
 

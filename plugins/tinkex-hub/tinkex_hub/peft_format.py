@@ -9,8 +9,10 @@ rank * experts) with the expert as the fastest index. Values are copied, not com
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,10 +48,11 @@ def write(adapter: Adapter, places: list[Place], base_model: str | None, directo
     """
     if any(place.path.startswith(_UNSUPPORTED) for place in places):
         raise UsageError(
-            "PEFT has other names for the modules of this model than its checkpoint",
+            "PEFT uses other module names for this model than its checkpoint",
             hint="Merge the adapter into the base model: --to merged.",
         )
     _check_experts(places)
+    _check_patterns(adapter, places)
     found = {f"{PREFIX}{name}": one for p in places for name, one in _tensors(adapter, p)}
     data = (block for one in found.values() for block in one.data())
     with (directory / WEIGHTS).open("xb") as file:
@@ -65,16 +68,43 @@ def _check_experts(places: list[Place]) -> None:
     :raises UsageError: it does not, or that is unknown.
     """
     ways = {place.loaded for place in places if isinstance(place, Experts)}
+    single = {place.loaded for place in places if isinstance(place, Linear)} - {None}
     # PEFT takes modules with the names of separate experts for experts.
-    dense = any(
-        isinstance(place, Linear) and place.path.endswith(tuple(PROJECTIONS.values()))
+    has_dense = any(
+        isinstance(place, Linear)
+        and place.loaded is None
+        and place.path.endswith(tuple(PROJECTIONS.values()))
         for place in places
     )
-    if "" in ways or ("separate" in ways and dense):
+    is_wrong = "" in ways | single or "fused" in single
+    if is_wrong or ("separate" in ways | single and has_dense):
         raise UsageError(
             "PEFT does not load all experts and dense layers of this type of model",
             hint="Merge the adapter into the base model: --to merged.",
         )
+
+
+def _check_patterns(adapter: Adapter, places: list[Place]) -> None:
+    """Check that the configuration gives the same ranks and scales with the new names.
+
+    :raises UsageError: it does not.
+    """
+    for place in places:
+        pairs: list[tuple[str, Lora]] = []
+        if isinstance(place, Linear):
+            pairs = [(place.path, place.lora)]
+        elif isinstance(place, Experts):
+            # Patterns name the projections of separate experts, and of the parameters.
+            pairs = [(f"{place.path}.{name}", lora) for name, lora in place.loras.items()]
+        elif isinstance(place, Fused):
+            pairs = [(place.path, part) for part in place.parts]
+        for path, lora in pairs:
+            if adapter.settings_of(path) != (lora.rank, lora.scale):
+                raise UsageError(
+                    f"rank_pattern or alpha_pattern gives {lora.module} a rank or scale that it "
+                    "cannot have under its name in PEFT",
+                    hint="Merge the adapter into the base model: --to merged.",
+                )
 
 
 def size_of(adapter: Adapter, places: list[Place]) -> int:
@@ -101,11 +131,7 @@ def _tensors(adapter: Adapter, place: Place) -> Iterator[tuple[str, _Tensor]]:
 
 def _copied(adapter: Adapter, lora: Lora, path: str) -> Iterator[tuple[str, _Tensor]]:
     for side, name, info in zip("AB", lora.names, (lora.a, lora.b), strict=True):
-        yield f"{path}.lora_{side}.weight", _Tensor(info, _chunks(adapter, name))
-
-
-def _chunks(adapter: Adapter, name: str) -> Callable[[], Iterator[bytes]]:
-    return lambda: adapter.weights.chunks(name)
+        yield f"{path}.lora_{side}.weight", _Tensor(info, partial(adapter.weights.chunks, name))
 
 
 def _computed(info: TensorInfo, compute: Callable[[], Array]) -> _Tensor:
@@ -145,8 +171,8 @@ def _fused(adapter: Adapter, place: Fused) -> Iterator[tuple[str, _Tensor]]:
 
 
 def _separate(adapter: Adapter, place: Experts) -> Iterator[tuple[str, _Tensor]]:
-    def item(name: str, index: int) -> Callable[[], Iterator[bytes]]:
-        return lambda: iter([adapter.weights.array(name, index, index + 1).tobytes()])
+    def item(name: str, index: int) -> Iterator[bytes]:
+        yield adapter.weights.array(name, index, index + 1).tobytes()
 
     for expert in range(place.count):
         for projection, lora in place.loras.items():
@@ -155,7 +181,7 @@ def _separate(adapter: Adapter, place: Experts) -> Iterator[tuple[str, _Tensor]]
                 index = expert if info.shape[0] > 1 else 0  # 1: common to all experts
                 yield (
                     f"{place.path}.{expert}.{projection}.lora_{side}.weight",
-                    _Tensor(new, item(name, index)),
+                    _Tensor(new, partial(item, name, index)),
                 )
 
 
@@ -185,13 +211,9 @@ def _packed(adapter: Adapter, place: Experts) -> Iterator[tuple[str, _Tensor]]:
         rank, inputs, outputs = shapes[name]
         lora = gate if name == "gate_up_proj" else down
         a = TensorInfo.new(lora.a.dtype, count * rank, inputs)
-        yield f"{place.path}{suffix}.lora_A.weight", _computed(a, _bound(firsts, name))
+        yield f"{place.path}{suffix}.lora_A.weight", _computed(a, partial(firsts, name))
         b = TensorInfo.new(lora.b.dtype, outputs, rank * count)
-        yield f"{place.path}{suffix}.lora_B.weight", _computed(b, _bound(seconds, name))
-
-
-def _bound(function: Callable[[str], Array], name: str) -> Callable[[], Array]:
-    return lambda: function(name)
+        yield f"{place.path}{suffix}.lora_B.weight", _computed(b, partial(seconds, name))
 
 
 def _each(adapter: Adapter, name: str, count: int) -> Array:
@@ -254,11 +276,10 @@ def _config(adapter: Adapter, places: list[Place], base_model: str | None) -> di
 
 
 def _widen(config: dict[str, Any], key: str, factor: int) -> None:
-    """Multiply rank and alpha of the modules *key* by *factor*, so that their scale is the same."""
-    if config["use_rslora"]:
-        raise UsageError("the adapter uses rsLoRA, which is not supported for parts of a matrix")
+    """Multiply the rank of the modules *key* by *factor*, and keep their scale."""
     config["rank_pattern"][key] = factor * config["r"]
-    config["alpha_pattern"][key] = factor * config["lora_alpha"]
+    factor_of_alpha = math.sqrt(factor) if config["use_rslora"] else factor
+    config["alpha_pattern"][key] = factor_of_alpha * config["lora_alpha"]
 
 
 def _modules(place: Place) -> Iterator[str]:

@@ -13,9 +13,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from tinkex.exceptions import UsageError, a_few
+from tinkex.exceptions import UsageError
 from tinkex_hub.base_model import BaseModel
-from tinkex_hub.lora import PACKED, Adapter, Lora
+from tinkex_hub.lora import PACKED, Adapter, Lora, shortened
 
 #: Paths of the output layer.
 _OUTPUT = re.compile(r"(?:language_model\.|model\.)?(?:unembed_tokens|lm_head)")
@@ -41,7 +41,11 @@ _LOADED = {
 #: Base models whose square experts have the shape (experts, inputs, outputs). If the shapes are
 #: not square, they show it.
 _INPUTS_FIRST = ("gpt_oss", "qwen3_vl_moe")
-_SHOWN = 6
+#: Modules whose names are the same in all supported models.
+_COMMON = {
+    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"),
+}
+_ONE_EXPERT = re.compile(r".+\.experts\.\d+\.\w+")
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,12 @@ class Linear:
     """An ordinary module with a matrix.
 
     :ivar path: its path in the base model.
+    :ivar loaded: for a module of one expert, as in :class:`Experts`; ``None`` for others.
     """
 
     path: str
     lora: Lora
+    loaded: str | None = None
 
 
 @dataclass(frozen=True)
@@ -112,12 +118,15 @@ def place(adapter: Adapter, base: BaseModel | None) -> list[Place]:
         the adapter is not plain LoRA.
     """
     if adapter.unusual:
-        raise UsageError(f"the adapter is not plain LoRA: {', '.join(adapter.unusual)} is set")
+        raise UsageError(
+            f"the adapter is not plain LoRA: {', '.join(adapter.unusual)} is set",
+            hint="Convert it with the library that wrote it.",
+        )
     places, unknown = _Placing(adapter, base).places()
     unknown += adapter.others
     if unknown:
         raise UsageError(
-            f"the adapter has tensors whose names are unknown: {a_few(_starred(unknown), _SHOWN)}",
+            f"the adapter has tensors whose names are unknown: {shortened(_starred(unknown))}",
             hint="Check that --base is the model that the adapter was trained for."
             if base
             else "Name the base model with --base: the names depend on it.",
@@ -155,15 +164,23 @@ class _Placing:
                 self._add(self._packed(path, lora), module)
             elif last in _PART_OF and self._base:
                 parts[path.removesuffix(last) + _PART_OF[last]][last] = lora
-            elif match or last in _PART_OF or lora.experts:
+            elif match or last in _PART_OF or lora.experts or not self._may_be_linear(path):
                 self._unknown.append(module)
             else:
-                self._add(Linear(path, lora), module)
+                loaded = _LOADED.get(self._type, "") if _ONE_EXPERT.fullmatch(path) else None
+                self._add(Linear(path, lora, loaded), module)
         for path, found in parts.items():
             self._add_fused(path, found)
         for path, found in experts.items():
             self._add_experts(path, found)
         return list(self._places.values()), self._unknown
+
+    def _may_be_linear(self, path: str) -> bool:
+        """Return whether *path* can be an ordinary module; the embeddings have another form."""
+        last = path.rpartition(".")[2]
+        if self._base is None:
+            return last in _COMMON and not _ONE_EXPERT.fullmatch(path)
+        return last != "embed_tokens"
 
     def _path(self, module: str) -> str:
         """Return the path of *module* in the base model, without a change of its last part."""
@@ -185,7 +202,9 @@ class _Placing:
         if known is None:
             self._places[key] = place
         elif not self._is_copy(known, place):
-            raise UsageError(f"the adapter has two different updates of {key}: see {module}")
+            raise UsageError(
+                f"the adapter has two different updates of {key}, one of them in {module}"
+            )
 
     def _is_copy(self, known: Place, place: Place) -> bool:
         """Return whether both have the same factors; TuFT writes those of some models twice."""
@@ -292,14 +311,15 @@ def _check(places: list[Place], base: BaseModel) -> None:
         for name, shape in expected(place, base):
             info = base.tensors.get(name)
             if info is not None and info.shape != shape and not base.is_quantized:
-                wrong.append(f"{name} {list(info.shape)} instead of {list(shape)}")
+                wrong.append(f"{name} has the shape {list(info.shape)}, its update {list(shape)}")
             is_packed = any(f"{name}{end}" in base.tensors for end in ("_packed", "_blocks"))
             if info is None and not is_packed:
                 missing.append(name)
     if missing or wrong:
-        what = "it has no" if missing else "shapes differ"
+        what = f"does not fit the adapter: {shortened(_starred(wrong))}"
+        if missing:
+            what = f"lacks weights that the adapter changes: {shortened(_starred(missing))}"
         raise UsageError(
-            f"the adapter does not fit the base model {base.name}; {what}: "
-            f"{a_few(_starred(missing or wrong), _SHOWN)}",
+            f"the base model {base.name} {what}",
             hint="Check that --base is the model that the adapter was trained for.",
         )

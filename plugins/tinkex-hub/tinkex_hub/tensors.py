@@ -26,6 +26,7 @@ _ALIGNMENT = 8
 #: Number of bytes copied at a time.
 _BLOCK = 4 * 1024 * 1024
 _METADATA = "__metadata__"
+_HINT = "Download it again."
 #: Floating-point types that can be computed with → bytes per value.
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
@@ -71,16 +72,16 @@ class TensorFile:
         start = self._read(0, _LENGTH)
         length = int.from_bytes(start, "little")
         if len(start) < _LENGTH or length > _MAX_HEADER:
-            raise LocalError(f"{label} is not a safetensors file")
+            raise LocalError(f"{label} is not a safetensors file", hint=_HINT)
         header = self._read(_LENGTH, length)
         self._start = _LENGTH + length
+        if len(header) != length:
+            raise LocalError(f"{label} is truncated", hint=_HINT)
         try:
-            if len(header) != length:
-                raise ValueError("it is truncated")
             self.tensors, self.metadata = parse_header(header)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise LocalError(
-                f"{label} is not a safetensors file: its header is malformed"
+                f"{label} is not a safetensors file: its header is malformed", hint=_HINT
             ) from error
 
     @property
@@ -114,7 +115,7 @@ class TensorFile:
     def _exactly(self, position: int, size: int) -> bytes:
         data = self._read(self._start + position, size)
         if len(data) != size:
-            raise LocalError(f"{self._label} is truncated", hint="Download it again.")
+            raise LocalError(f"{self._label} is truncated", hint=_HINT)
         return data
 
     def _read(self, position: int, size: int) -> bytes:

@@ -16,6 +16,7 @@ from prompt_toolkit.output import DummyOutput
 from tinkex.api import SamplingClient, Tokenizer
 from tinkex.exceptions import LocalError, OperationFailed
 from tinkex.testing import Invocation, invoke
+from tinkex_lab.commands.chat import Chat
 from tinkex_lab.conversation import ConversationLog
 
 BASE = "tinkex/baker-street-2M"
@@ -40,10 +41,10 @@ def typed(service: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Return a function that types keys on a terminal, and Ctrl-D at the end."""
     monkeypatch.chdir(tmp_path)
 
-    def run(keys: str, *words: str) -> Invocation:
+    def run(keys: str, *words: str, argv: list[str] = TALK) -> Invocation:
         with create_pipe_input() as pipe, create_app_session(input=pipe, output=DummyOutput()):
             pipe.send_text(keys + "\x04")
-            done = invoke([*TALK, *words], terminal=True, environ=service)
+            done = invoke([*argv, *words], terminal=True, environ=service)
         assert done.exit_code == 0, done
         return done
 
@@ -134,7 +135,7 @@ def test_parameters_can_be_set(chat):
     )
 
     assert "(stopped after 2 tokens" in done.stderr
-    assert "max_tokens = default" in done.stderr
+    assert "max_tokens = 256" in done.stderr
     assert 'stop = ["x"]' in done.stderr
     assert "seed = 9" in done.stderr
     assert "temperature = 0.5" in done.stderr
@@ -148,7 +149,7 @@ def test_the_model_can_be_changed(chat):
     assert json.loads(Path("log.jsonl").read_text())["model"] == "other"
 
 
-def test_a_checkpoint_can_be_talked_to(chat, service, tmp_path: Path):
+def test_a_checkpoint_can_be_talked_to(chat, typed, service, tmp_path: Path):
     words = [
         "checkpoint",
         "--base-model",
@@ -161,9 +162,26 @@ def test_a_checkpoint_can_be_talked_to(chat, service, tmp_path: Path):
     assert invoke(words, environ=service).exit_code == 0
 
     done = chat(["One", "/model"], argv=["chat", "@latest", "--max-tokens", "2"])
+    on_terminal = typed("", argv=["chat", "@latest"])
 
     assert done.stdout.strip()
     assert "Model: tinker://" in done.stderr
+    assert "\n@latest: /help lists" in on_terminal.stderr
+
+
+def test_a_user_at_a_terminal_is_prompted_if_only_the_output_is_redirected(chat, monkeypatch):
+    take_action = Chat.take_action
+
+    def on_a_terminal(self: Chat, parsed_args: object) -> object:
+        self.app.stdin.isatty = lambda: True
+        return take_action(self, parsed_args)
+
+    monkeypatch.setattr(Chat, "take_action", on_a_terminal)
+
+    done = chat(["One"])
+
+    assert done.stderr.startswith("> ")
+    assert "> " not in done.stdout
 
 
 def test_help_and_exit(chat):
@@ -171,25 +189,40 @@ def test_help_and_exit(chat):
 
     assert done.stdout == ""
     assert "/retry" in done.stderr
+    assert all(len(line) < 80 for line in done.stderr.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("lines", "hint"),
+    [
+        (["/params max_tokens 1023", "One"], "Allow shorter answers: /params max_tokens 10"),
+        (["word " * 1100], "Send a shorter message."),
+        (["One", "word " * 1100], "Remove turns with /undo or /reset."),
+    ],
+)
+def test_the_hint_shows_how_to_fit_the_context(chat, lines, hint):
+    done = chat(lines, code=1)
+
+    assert f"Hint: {hint}" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("lines", "words", "message"),
     [
         ([], ["--api-key", "-"], "standard input can provide the key or the messages"),
-        (["/nope"], [], "no command /nope"),
+        (["/nope"], [], "unknown command /nope"),
         (["/retry"], [], "there is no message to answer"),
         (["/undo"], [], "there is no message to remove"),
         (["/save"], [], "/save needs the name of a file"),
         (["/save ."], [], ". already exists"),
-        (["/params size 3"], [], "no parameter 'size'"),
+        (["/params size 3"], [], "unknown parameter 'size'"),
         (["/params max_tokens many"], [], "max_tokens must be a whole number"),
         (["/model none/such"], [], "none/such"),
         (["/params max_tokens 1023", "One"], [], "it would exceed the context of 1024 tokens"),
         (["One"], ["--log", "."], "cannot write .: it is a directory"),
         (["One"], ["--log", "/dev/full"], "/dev/full is not a regular file"),
         (["One"], ["--tokenizer", "./none"], "none"),
-        ([], ["@latest"], "a checkpoint or --base-model is required, not both"),
+        ([], ["@latest"], "use either a checkpoint or --base-model"),
     ],
 )
 def test_what_is_not_possible_ends_a_script(chat, lines, words, message):
@@ -217,7 +250,7 @@ def test_a_model_without_a_chat_template_is_refused(chat, model_directory: Path,
 def test_a_message_can_have_several_lines(typed, home: Path):
     done = typed("One\x1b\rmore\r/undo\r")
 
-    assert f"{BASE}: /help lists commands, Ctrl-D leaves." in done.stderr
+    assert f"{BASE}: /help lists the commands, Ctrl-D ends the chat." in done.stderr
     assert "Removed: One more" in done.stderr
     (history,) = home.rglob("chat-history")
     assert "+One\n+more\n" in history.read_text()
@@ -227,7 +260,7 @@ def test_a_message_can_have_several_lines(typed, home: Path):
 def test_control_c_drops_a_message_and_errors_do_not_end_the_chat(typed):
     done = typed("dropped\x03One\r/nope\r/params max_tokens 1023\rTwo\r/save talk.json\r")
 
-    assert "no command /nope." in done.stderr
+    assert "unknown command /nope." in done.stderr
     assert "it would exceed the context of 1024 tokens." in done.stderr
     messages = json.loads(Path("talk.json").read_text())
     assert [message["content"] for message in messages][0::2] == ["One"]
@@ -248,7 +281,7 @@ def test_a_stopped_answer_can_be_asked_for_again(typed, monkeypatch, failure):
     done = typed("One\r/retry\r/save talk.json\r", "--log", "log.jsonl")
 
     assert (
-        "Stopped. /retry asks again." if isinstance(failure, KeyboardInterrupt) else "broken."
+        "Stopped. To ask again: /retry" if isinstance(failure, KeyboardInterrupt) else "broken."
     ) in (done.stderr)
     messages = json.loads(Path("talk.json").read_text())
     assert [message["role"] for message in messages] == ["user", "assistant"]

@@ -139,7 +139,7 @@ def test_a_row_that_fails_does_not_end_the_comparison(compare):
     [
         ([], (BASE,), "at least 2 models are required"),
         ([], (BASE, BASE), f"the model {BASE} is given twice"),
-        (["--resume"], (BASE, "other"), "--resume needs a directory"),
+        (["--resume"], (BASE, "other"), "--resume requires --output"),
         (["--resume", "--force", "-o", "x"], (BASE, "other"), "use either --resume or --force"),
         (["--html", "."], (BASE, "other"), "cannot write .: it is a directory"),
         (["--html", "/dev/full"], (BASE, "other"), "cannot write /dev/full: No space left"),

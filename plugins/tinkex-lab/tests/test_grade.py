@@ -103,7 +103,7 @@ def test_a_program_that_takes_too_long_has_not_passed(grade):
     done = grade("--check", "exec:sleep 600", "--exec-timeout", "0.1", rows=ROWS[:1])
 
     assert done.stdout.startswith("all\t1\t2\t0\t")
-    assert "Killed after 0.1 s: 2 checks." in done.stderr
+    assert "Checks killed after 0.1 s: 2." in done.stderr
 
 
 def test_control_c_kills_programs_and_their_children(tmp_path: Path):
@@ -156,7 +156,8 @@ def test_rows_that_were_not_sampled_are_reported(grade, tmp_path: Path):
     (tmp_path / "answers.failed.jsonl").write_text('{"id": "q7"}\n')
 
     assert (
-        "Rows without samples, which are not graded: 1; see" in grade("--check", "regex:.").stderr
+        "Rows that could not be sampled and are not graded: 1; see"
+        in grade("--check", "regex:.").stderr
     )
 
 
@@ -172,10 +173,10 @@ def test_results_can_come_from_standard_input():
     ("words", "rows", "message"),
     [
         ([], ROWS, "--check is required"),
-        (["--check", "equal:answer"], ROWS, "'equal:answer' is not a check"),
-        (["--check", "equals:"], ROWS, "'equals:' is not a check"),
+        (["--check", "equal:answer"], ROWS, "invalid check 'equal:answer'"),
+        (["--check", "equals:"], ROWS, "invalid check 'equals:'"),
         (["--check", "regex:("], ROWS, "'(' is not a regular expression"),
-        (["--check", "exec:"], ROWS, "'exec:' is not a check"),
+        (["--check", "exec:"], ROWS, "invalid check 'exec:'"),
         (["--check", "exec: "], ROWS, "the command of exec: is empty"),
         (["--check", "exec:sh 'x"], ROWS, "No closing quotation"),
         (["--check", "exec:/no/such/program"], ROWS, "cannot run /no/such/program: No such file"),
@@ -186,7 +187,7 @@ def test_results_can_come_from_standard_input():
         (["--check", "regex:."], '{"prompt": "x"}\n', "line 1 is not a result"),
         (["--check", "regex:."], [ROWS[0], result(1)], "line 2 is not a result"),
         (["--check", "regex:."], [result(0, None)], "line 1 has token ids instead of text"),
-        (["--check", "regex:.", "-k", "3"], ROWS, "pass@3 needs at least 3 samples of each row"),
+        (["--check", "regex:.", "-k", "3"], ROWS, "pass@3 needs at least 3 samples per row"),
         (["--check", "regex:.", "--group-by", "x"], ROWS, "the row has no field 'x'"),
     ],
 )

@@ -120,6 +120,14 @@ def test_the_best_model_is_marked(scores, best):
 # ---------------------------------------------------------------- on the local service
 
 
+def test_a_terminal_shows_a_table(score, service):
+    score("-f", "json")
+
+    done = invoke(["score", "data.jsonl", "--base-model", BASE], environ=service, terminal=True)
+
+    assert done.stdout.startswith("+---")
+
+
 def test_scores_are_those_of_the_logprobs_of_the_service(score, service, tokenizer, monkeypatch):
     (row,) = score("--per-row", "rows.jsonl", "-f", "json").rows
     lines = [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]
@@ -225,7 +233,7 @@ def test_what_was_scored_before_an_interruption_is_kept(score, monkeypatch):
         ([], "plain text\n", "data.jsonl, line 1: not JSON"),
         ([], [ROWS[0], {"question": "?"}], "data.jsonl, line 2: a row must have one of"),
         ([], [{"text": "a"}], "data.jsonl, line 1: no token"),
-        ([], [{"messages": [{"role": "user", "content": "Hi"}]}], "no message of the assistant"),
+        ([], [{"messages": [{"role": "user", "content": "Hi"}]}], "no assistant message"),
         (["--per-row", "."], ROWS, "cannot write .: it is a directory"),
         (["--per-row", "/dev/full"], ROWS[:1], "cannot write /dev/full: No space left"),
         (["--tokenizer", "./none"], ROWS, "none"),

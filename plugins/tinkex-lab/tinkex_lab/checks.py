@@ -1,4 +1,4 @@
-"""Checks of generated text, and the pass rates that follow from them."""
+"""Checks of generated text, and pass rates."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from tinkex.exceptions import UsageError
 from tinkex_lab.programs import Program
 from tinkex_lab.results import ResultRow
 
-#: Returns whether a text, a sample of the row, passes.
+#: Returns whether the text of a sample of the row passes.
 Check = Callable[[ResultRow, str], bool]
 
-#: Kinds of checks → metavar of what follows the colon.
+#: Kind of check → metavar of its operand, after the colon.
 KINDS = {"equals": "FIELD", "contains": "FIELD", "regex": "PATTERN", "exec": "COMMAND"}
 FORMS = ", ".join(f"{kind}:{operand}" for kind, operand in KINDS.items())
 
 
 def parse_check(spec: str, timeout: float) -> Check:
-    """Return the check that *spec*, such as ``equals:answer``, describes.
+    """Parse *spec*, such as ``equals:answer``, as a check.
 
     :param timeout: seconds for each run of a program.
-    :raises UsageError: it describes none.
+    :raises UsageError: *spec* is not valid.
     """
     kind, colon, operand = spec.partition(":")
     if kind not in KINDS or not colon or not operand:
-        raise UsageError(f"{spec!r} is not a check", hint=f"Checks: {FORMS}.")
+        raise UsageError(f"invalid check {spec!r}", hint=f"Valid checks: {FORMS}.")
     if kind == "regex":
         return _matches(operand)
     if kind == "exec":
@@ -79,7 +79,7 @@ def _references(row: ResultRow, name: str) -> list[str]:
 
 
 def as_text(value: Any) -> str:
-    """Return *value* as it is, if it is a string, otherwise as JSON."""
+    """Return *value* unchanged if it is a string, else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

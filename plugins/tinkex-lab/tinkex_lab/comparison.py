@@ -106,7 +106,7 @@ def join(
     """Return the comparison of *models*.
 
     :param prompts: index, id and prompt of each row.
-    :param results: for each model, index → its results.
+    :param results: for each model, index of a row → its results.
     """
     tables = list(results)
     return Comparison(
@@ -132,9 +132,9 @@ def prompt_text(prompt: Any) -> str:
 
 
 def differences(reference: str, text: str) -> list[Span]:
-    """Return *text* in parts, of which those that are not in *reference* are marked.
+    """Divide *text* into spans; mark those that differ from *reference*.
 
-    The texts are compared by words; very long ones are not compared.
+    Texts are compared word by word. Very long texts are not compared.
     """
     before, words = (re.findall(r"\s+|\w+|[^\w\s]", part) for part in (reference, text))
     if len(before) > _MAX_WORDS or len(words) > _MAX_WORDS:

@@ -20,7 +20,7 @@ Message = dict[str, str]
 #: Seconds to wait for another process that writes to the log.
 _LOCK_TIMEOUT = 10.0
 #: Number of tokens of an answer if ``max_tokens`` is not set, as in ``tinkex.api``.
-_DEFAULT_MAX_TOKENS = 256
+DEFAULT_MAX_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,12 @@ class ChatModel:
     """A model to talk to.
 
     :ivar name: path of the checkpoint, or name of the base model.
+    :ivar label: the name that the user typed.
     :ivar context: maximum number of tokens of prompt and answer together, if known.
     """
 
     name: str
+    label: str
     sampling: SamplingClient
     tokenizer: Tokenizer
     context: int | None
@@ -52,19 +54,19 @@ class Answer:
     avg_logprob: float | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the answer as a message with further members."""
+        """Return the answer as a message with additional members."""
         return {"role": "assistant", **vars(self)}
 
 
 class ContextFull(UsageError):
-    """The conversation and the longest answer do not fit the context of the model."""
+    """The conversation and the longest possible answer exceed the context of the model."""
 
 
 @dataclass
 class Conversation:
     """The messages so far, and the model that answers them.
 
-    The last message may be one of the user without an answer: the answer was interrupted or failed.
+    If an answer was interrupted or failed, the last message is one of the user.
     """
 
     model: ChatModel
@@ -80,9 +82,9 @@ class Conversation:
         return [*system, *self.turns]
 
     def say(self, text: str) -> Answer:
-        """Add a message of the user and return the answer.
+        """Add a user message and return the answer.
 
-        A message that has no answer is replaced.
+        A previous message without an answer is replaced.
 
         :raises ContextFull: there is no room for an answer; the message is not added.
         """
@@ -96,7 +98,7 @@ class Conversation:
             raise
 
     def retry(self) -> Answer:
-        """Replace the last answer by another one.
+        """Replace the last answer with a new one.
 
         :raises UsageError: there is no message to answer.
         """
@@ -112,9 +114,9 @@ class Conversation:
             raise
 
     def undo(self) -> str:
-        """Remove the last message of the user with its answer; return its text.
+        """Remove the last user message and its answer; return the text of the message.
 
-        :raises UsageError: there is none.
+        :raises UsageError: there are no messages.
         """
         if not self.turns:
             raise UsageError("there is no message to remove")
@@ -130,11 +132,13 @@ class Conversation:
         """Set a sampling parameter.
 
         :param text: its value as JSON, or a string; empty for the default value.
-        :raises UsageError: there is no such parameter, or the value is not valid.
+        :raises UsageError: the parameter does not exist, or the value is not valid.
         """
         known: dict[str, Any] = {item.name: item.default for item in fields(SamplingParams)}
         if name not in known:
-            raise UsageError(f"no parameter {name!r}", hint=f"Parameters: {', '.join(known)}.")
+            raise UsageError(
+                f"unknown parameter {name!r}", hint=f"Valid parameters: {', '.join(known)}."
+            )
         value = _value(text) if text else known[name]
         if name == "stop" and isinstance(value, str):
             value = [value]
@@ -172,19 +176,26 @@ class Conversation:
         )
 
     def _check_room(self, size: int) -> None:
-        """Check that the longest answer to a prompt of *size* tokens fits the context.
+        """Check the room for the longest possible answer to a prompt of *size* tokens.
 
-        :raises ContextFull: it does not.
+        :raises ContextFull: prompt and answer exceed the context.
         """
-        longest = self.params.max_tokens or _DEFAULT_MAX_TOKENS
+        longest = self.params.max_tokens or DEFAULT_MAX_TOKENS
         context = self.model.context
         if context is not None and size + longest > context:
             raise ContextFull(
                 f"the conversation has {size} tokens; with an answer of up to {longest}, it would "
                 f"exceed the context of {context} tokens",
-                hint="Remove turns with /undo or /reset, or allow shorter answers: "
-                "/params max_tokens 64",
+                hint=self._hint_for_room(context - size),
             )
+
+    def _hint_for_room(self, room: int) -> str:
+        """Return what to do if an answer can have at most *room* tokens."""
+        ways = ["remove turns with /undo or /reset"] if len(self.turns) > 1 else []
+        if room > 0:
+            ways.append(f"allow shorter answers: /params max_tokens {room}")
+        hint = ", or ".join(ways or ["send a shorter message"])
+        return f"{hint[0].upper()}{hint[1:]}{'' if room > 0 else '.'}"
 
 
 def _value(text: str) -> Any:
@@ -201,7 +212,7 @@ class ConversationLog:
     complete at any time. Other processes may append to the same file.
 
     :param name: name of the file; it is created if necessary.
-    :raises LocalError: it cannot be written.
+    :raises LocalError: the file cannot be written.
     """
 
     def __init__(self, name: str) -> None:
@@ -213,9 +224,9 @@ class ConversationLog:
         self._write(b"")
 
     def write(self, messages: Sequence[Message], model: str) -> None:
-        """Write the line of the current conversation; without an answer, remove it.
+        """Write the line of the current conversation, or remove it if there is no answer.
 
-        :raises LocalError: it cannot be written; the previous line is kept.
+        :raises LocalError: the file cannot be written; the previous line is kept.
         """
         answered = list(messages)
         while answered and answered[-1]["role"] != "assistant":
@@ -225,7 +236,7 @@ class ConversationLog:
         self._write(text.encode("utf-8", "backslashreplace") if answered else b"")
 
     def begin(self) -> None:
-        """Begin another conversation: keep the line of the current one."""
+        """Begin a new conversation; the line of the current one is kept."""
         self._line = b""
 
     def _write(self, line: bytes) -> None:

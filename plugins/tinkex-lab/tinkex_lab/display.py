@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: Style of text that differs from the first model's; the underline remains without colours.
 _DIFFERS = "underline yellow"
-#: Minimum width of a column; models that do not fit next to each other are shown in rows.
+#: Minimum width of a column; if the models do not fit side by side, each has a row.
 _LEAST = 24
 
 
@@ -28,7 +28,7 @@ def print_comparison(comparison: Comparison, stream: TextIO) -> None:
     width = shutil.get_terminal_size().columns
     console = Console(file=stream, width=width, highlight=False)
     table = _side_by_side if width >= _LEAST * len(comparison.models) else _stacked
-    with console.capture() as captured:  # rich would end the program at a closed pipe
+    with console.capture() as captured:  # rich would exit if the pipe is closed
         for prompt in comparison.prompts:
             console.print(Text(f"{_shown(prompt.id)}: ", "bold"), end="")
             console.print(Text(_shown(prompt.text)))
@@ -96,7 +96,7 @@ def _sample_text(sample: Sequence | None) -> str:
 
 
 def caption(sample: Sequence | None) -> str:
-    """Return the numbers below a sample."""
+    """Return the line below a sample: logprob, number of tokens and stop reason."""
     if sample is None:
         return ""
     mean = "n/a" if sample.avg_logprob is None else f"{sample.avg_logprob:.3f}"

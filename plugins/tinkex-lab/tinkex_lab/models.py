@@ -39,9 +39,9 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 def given_models(
     parsed_args: argparse.Namespace, at_least: int = 1
 ) -> list[tuple[str, argparse.Namespace]]:
-    """Return the label of each model, and the options that name it alone.
+    """Return the label of each model, and options that name only this model.
 
-    :raises UsageError: there are too few, or one is given twice.
+    :raises UsageError: there are fewer than *at_least*, or one is given twice.
     """
     models: list[tuple[str, str]] = parsed_args.models
     if len(models) < at_least:
@@ -50,7 +50,9 @@ def given_models(
             f"{number} required", hint="For example: --model-path run-123:final --base-model M"
         )
     if twice := next((model for model in models if models.count(model) > 1), None):
-        raise UsageError(f"the model {twice[1]} is given twice", hint="Leave one of them out.")
+        raise UsageError(
+            f"the model {twice[1]} is given twice", hint="Remove one of the two options."
+        )
     named = []
     for option, text in models:
         both: dict[str, Any] = {"model_path": None, "base_model": None} | {option: text}

@@ -1,4 +1,4 @@
-"""Checks by a program of the user, several at a time."""
+"""Checks with a program of the user, run concurrently."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from tinkex_lab.results import ResultRow
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: Items for each worker that are read ahead.
+#: Number of items per worker that are read ahead.
 _AHEAD = 8
 
 
 class Program:
     """A program that exits with 0 if a sample passes.
 
-    It gets the sample as a JSON object on standard input: ``id``, ``index``, ``text``, ``extra``.
-    It is run without a shell; its output is discarded.
+    Its standard input is a JSON object with ``id``, ``index``, ``text`` and ``extra``. It is run
+    without a shell, and its output is discarded.
 
     :param command: the program and its arguments, quoted as for a shell.
-    :param timeout: seconds after which it is killed, and the sample has not passed.
-    :ivar timeouts: number of samples for which that happened.
-    :raises UsageError: *command* is empty, or a quote is left open.
+    :param timeout: seconds after which it is killed, and the sample fails.
+    :ivar timeouts: number of samples that failed in this way.
+    :raises UsageError: *command* is empty, or a quote is not closed.
     """
 
     def __init__(self, command: str, timeout: float) -> None:
         try:
             self._argv = shlex.split(command)
         except ValueError as error:
-            raise UsageError(f"cannot read the command {command!r}: {error}") from error
+            raise UsageError(f"cannot parse the command {command!r}: {error}") from error
         if not self._argv:
             raise UsageError("the command of exec: is empty")
         self._timeout = timeout
@@ -69,7 +69,7 @@ class Program:
         return process.returncode == 0
 
     def stop(self) -> None:
-        """Kill all running processes, and start no more."""
+        """Kill all running processes, and prevent further ones."""
         with self._lock:
             self._is_stopped = True
             for process in self._running:
@@ -99,7 +99,7 @@ class Program:
 def map_concurrently(
     do: Callable[[T], R], items: Iterable[T], programs: Sequence[Program]
 ) -> Iterator[R]:
-    """Yield ``do(item)`` for each of *items*, in their order; several at a time.
+    """Yield ``do(item)`` for each of *items* in order; several run concurrently.
 
     If the iterator is closed or fails, for example by Ctrl-C, all *programs* are stopped.
     """

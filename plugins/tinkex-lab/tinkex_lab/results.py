@@ -31,7 +31,7 @@ class Sequence:
 class ResultRow:
     """The samples of one prompt.
 
-    :ivar where: for messages: ``answers.jsonl, line 7``.
+    :ivar where: place for error messages: ``answers.jsonl, line 7``.
     :ivar index: position of the prompt, from 0.
     :ivar extra: the members of the prompt's row that ``run batch`` copies to the result.
     """

@@ -5,7 +5,7 @@ The definitions are those of the evaluators in the Tinker cookbook (``nll_evalua
 
 * NLL per token: the negative sum of the logprobs of all tokens with weight 1, divided by their
   number, in nats; perplexity is its exponential.
-* Bits per byte: the negative sum of the logprobs in bits of those tokens that are not special,
+* Bits per byte: the negative sum of the logprobs of all such tokens that are not special, in bits,
   divided by the number of bytes of their text in UTF-8.
 """
 
@@ -28,7 +28,7 @@ class Likelihood:
     :ivar tokens: number of tokens.
     :ivar nll: negative sum of their logprobs, in nats.
     :ivar text_bytes: number of bytes of the tokens that are not special.
-    :ivar text_nll: negative sum of the logprobs of these.
+    :ivar text_nll: negative sum of the logprobs of these tokens.
     """
 
     tokens: int = 0
@@ -109,7 +109,7 @@ class Scorer:
 
 @dataclass(frozen=True)
 class Item:
-    """An example to score, and the row that it is from.
+    """An example to score, and its row.
 
     :ivar row: position of the row, from 0.
     """
@@ -128,7 +128,7 @@ def build_items(builder: ExampleBuilder, rows: Iterable[SupervisedRow]) -> list[
     """Return the examples of all *rows*.
 
     :raises UsageError: a row is invalid.
-    :raises ChatTemplateError: a conversation needs a chat template that does not exist.
+    :raises ChatTemplateError: the tokenizer has no usable chat template for a conversation.
     """
     return [
         Item(number, row.where, example)
@@ -158,8 +158,9 @@ class ModelScore:
 def marked_best(scores: Sequence[ModelScore]) -> list[ModelScore]:
     """Return *scores* with the best one marked, if there are several.
 
-    Models with different base models may have different tokenizers, so these are compared by bits
-    per byte, others by NLL per token. Models that failed to score rows are not comparable.
+    Models with different base models may have different tokenizers, so they are compared by bits
+    per byte; otherwise, models are compared by NLL per token. Models that failed to score rows are
+    not comparable.
     """
     if len(scores) < 2:
         return list(scores)

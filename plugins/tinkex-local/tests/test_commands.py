@@ -165,8 +165,9 @@ def test_a_model_is_added_used_listed_and_removed(model, save):
     assert tinkex.run(["local", "model", "remove", "me/other"]).value == "me/other"
     assert len(shown("local", "model", "list")) == 1
     for name in (DEFAULT_MODEL, "me/other"):
-        with pytest.raises(UsageError):
+        with pytest.raises(UsageError) as caught:
             run("local", "model", "remove", name)
+        assert caught.value.hint == "See: tinkex local model list"
 
 
 CONFIG = "genai_config.json"

@@ -227,17 +227,22 @@ def test_the_command_prints_the_path_of_the_checkpoint(home_of_commands, made, c
 
 
 @pytest.mark.parametrize(
-    ("words", "error", "message"),
+    ("words", "message", "hint"),
     [
-        (["/nowhere"], UsageError, "cannot add /nowhere: /nowhere has no adapter_config.json"),
-        (["DIR", "--base-model", "x"], UsageError, "its base model 'x' is not in this service"),
-        (["DIR", "--name", "a/b"], UsageError, "a name has 1 to 200 letters"),
+        (["/nowhere"], "cannot add /nowhere: /nowhere has no adapter_config.json", "directory of"),
+        (["CUT"], "adapter_model.safetensors is truncated, or not a", "Download or copy it again"),
+        (["DIR", "--base-model", "x"], "its base model 'x' is not in", "'tinkex local model add'"),
+        (["DIR", "--name", "a/b"], "a name has 1 to 200 letters", "tinkex help local"),
     ],
 )
-def test_errors_of_the_command_name_what_is_wrong(home_of_commands, made, words, error, message):
-    words = [str(made()) if word == "DIR" else word for word in words]
-    with pytest.raises(error, match=message):
+def test_errors_of_the_command_name_what_is_wrong(home_of_commands, made, words, message, hint):
+    directory = made()
+    if words == ["CUT"]:
+        os.truncate(directory / "adapter_model.safetensors", 100)
+    words = [str(directory) if word in ("DIR", "CUT") else word for word in words]
+    with pytest.raises(UsageError, match=message) as caught:
         tinkex.run(["local", "checkpoint", "add", *words])
+    assert hint in caught.value.hint
 
 
 def test_a_full_disk_leaves_nothing(home_of_commands, made, files_up_to):

@@ -1,7 +1,6 @@
 """Training requests: order, results, failures, and what a killed process leaves."""
 
 import contextlib
-import json
 import threading
 
 import numpy as np
@@ -134,7 +133,16 @@ def test_a_sparse_tensor_is_the_dense_one_it_stands_for(client, run):
 # Order
 
 
-def test_requests_are_computed_in_the_order_of_their_numbers(client, engine, run, submit):
+@pytest.fixture
+def short_polls(monkeypatch):
+    """Let polls return at once that have nothing to compute."""
+    monkeypatch.setattr("tinkex_local.wire.routes.PATIENCE", "none")
+    monkeypatch.setattr("tinkex_local.wire.routes.POLL_SECONDS", 0.05)
+
+
+def test_requests_are_computed_in_the_order_of_their_numbers(
+    client, engine, run, submit, short_polls
+):
     """As the SDK sends chunks: the first one last, and the step with them."""
     late = [submit(3), submit(4, call="optim_step"), submit(2)]
     assert client.post("retrieve_future", {"request_id": late[1]}).json["type"] == "try_again"
@@ -144,14 +152,7 @@ def test_requests_are_computed_in_the_order_of_their_numbers(client, engine, run
     assert {client.retrieve(name)["type"] for name in (first, *late)} >= {"forward_backward"}
 
 
-@pytest.fixture(autouse=True)
-def short_polls(monkeypatch):
-    monkeypatch.setattr("tinkex_local.wire.routes.PATIENCE", "none")
-    monkeypatch.setattr("tinkex_local.wire.routes.POLL_SECONDS", 0.05)
-
-
 def test_a_poll_that_waits_for_an_earlier_request_is_woken_by_it(client, submit, monkeypatch):
-    monkeypatch.setattr("tinkex_local.wire.routes.POLL_SECONDS", 60.0)
     waiting = threading.Event()
     wait = runners.Runner._wait_for
     monkeypatch.setattr(runners.Runner, "_wait_for", lambda *a: waiting.set() or wait(*a))
@@ -165,7 +166,7 @@ def test_a_poll_that_waits_for_an_earlier_request_is_woken_by_it(client, submit,
 
 
 def test_a_request_whose_predecessor_never_arrives_fails_with_all_steps_after_it(
-    client, clock, engine, run, submit
+    client, clock, engine, run, submit, short_polls
 ):
     done, second, step = submit(1), submit(3), submit(4, call="optim_step")
     saved = submit(5, call="save_weights", path="a")
@@ -532,8 +533,7 @@ def test_a_result_that_cannot_be_recorded_is_computed_once(client, engine, submi
 
     def full(sql, *values):
         if sql.startswith("UPDATE operations"):
-            error = json.JSONDecodeError("full", "", 0)
-            raise OSError(28, "No space left on device") from error
+            raise OSError(28, "No space left on device")
         return write(sql, *values)
 
     monkeypatch.setattr(store, "write", full)

@@ -131,7 +131,7 @@ class ResetLocal(ShowOne):
 
 
 class AddLocalModel(ShowOne):
-    """Add an onnxruntime-genai or Hugging Face model to the embedded service."""
+    """Add a model to the embedded service."""
 
     operation = "adding a model"
     is_action = True
@@ -211,7 +211,7 @@ class RemoveLocalModel(ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
-        with _app() as app, _reported(parsed_args.name):
+        with _app() as app, _reported(parsed_args.name, "See: tinkex local model list"):
             app.service.models.remove(parsed_args.name)
             self.result = parsed_args.name
         return self.column_names, (parsed_args.name,)
@@ -228,7 +228,7 @@ class AddLocalCheckpoint(ShowOne):
     column_names: ClassVar = ("tinker_path", "base_model", "lora_rank", "size_bytes")
     examples = (
         "tinkex local checkpoint add ./my-adapter",
-        "tinkex local checkpoint add ./my-adapter --base-model Qwen/Qwen3-0.6B --name v1",
+        "tinkex local checkpoint add ./my-adapter --base-model me/model --name v1",
     )
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -272,7 +272,7 @@ def checkpoint_name(text: str) -> str:
     """Return *text* if it is a valid name of a checkpoint; the type of an option."""
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}", text):
         raise argparse.ArgumentTypeError(
-            "a name has 1 to 200 letters, digits, '_', '-' and '.', and no dot in front"
+            "a name has 1 to 200 letters, digits, '_', '-' and '.', and does not begin with a dot"
         )
     return text
 
@@ -294,8 +294,8 @@ def _app(key: str | None = None) -> Iterator[App]:
 
 
 @contextmanager
-def _reported(what: str) -> Iterator[None]:
-    """Convert errors about *what* to exceptions of tinkex."""
+def _reported(what: str, hint: str | None = None) -> Iterator[None]:
+    """Convert errors about *what* to exceptions of tinkex; *hint* is about models."""
     import sqlite3
 
     from tinkex_local.app import unusable
@@ -309,9 +309,9 @@ def _reported(what: str) -> Iterator[None]:
     except (StateError, sqlite3.Error) as error:
         raise unusable(error) from error
     except ModelError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(str(error), hint=hint) from error
     except ForeignError as error:
-        raise UsageError(f"cannot add {what}: {error}") from error
+        raise UsageError(f"cannot add {what}: {error}", hint=error.hint) from error
     except OperationError as error:
         raise LocalError(str(error)) from error
     except OSError as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from tinkex_torch.adapter import Adapter
 from tinkex_torch.base import BaseModel
 
 pytestmark = pytest.mark.train
+ROOT = Path(__file__).parents[3]
 #: No two sizes are equal, so that no shape fits by accident.
 SIZES = {
     "vocab_size": 90,
@@ -144,6 +147,17 @@ def test_which_models_are_served(engine, tmp_path, monkeypatch):
     assert not engine.serves(MODEL)
 
 
+def test_a_list_of_models_does_not_import_pytorch():
+    code = """
+import sys
+from tests.training import MODEL
+from tinkex_torch.engine import TorchEngine
+print(TorchEngine().serves(MODEL), {"torch", "transformers"} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "True set()\n", done.stderr
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [
@@ -178,7 +192,10 @@ def test_code_in_a_model_directory_is_not_run(engine, trained, tmp_path):
 
 def test_an_adapter_of_another_model_is_an_error(engine, tmp_path):
     tensors = "base_model.model.model.layers.{}.mlp.up_proj.lora_{}.weight"
-    for layer, width, message in ((9, 192, "no module model.layers.9"), (0, 96, "shape of")):
+    for layer, width, message in (
+        (9, 192, "no module model.layers.9"),
+        (0, 96, "has another shape"),
+    ):
         write_adapter(tmp_path)
         factors = {"A": np.zeros((8, width), np.float32), "B": np.zeros((512, 8), np.float32)}
         named = {tensors.format(layer, key): value for key, value in factors.items()}

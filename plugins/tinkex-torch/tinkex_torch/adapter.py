@@ -19,7 +19,7 @@ from tinkex_local.state.adapter import CONFIG, TENSORS
 _PREFIX = "base_model.model."
 _SUFFIXES = (".lora_A.weight", ".lora_B.weight")
 
-#: What reading a file raises that is missing, damaged, or something else.
+#: Exceptions raised while reading a missing or damaged file.
 DAMAGE: tuple[type[Exception], ...] = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
     *(RuntimeError, SafetensorError),
@@ -31,7 +31,7 @@ Factors = dict[str, tuple[Tensor, Tensor]]
 class Adapter:
     """The factors of a LoRA adapter, stored one after another in a single float32 vector.
 
-    With one vector, accumulation, clipping and AdamW are a few operations each instead of a few
+    With one vector, accumulation, clipping and AdamW take a few operations each, instead of a few
     for each of hundreds of tensors.
 
     :ivar config: the content of ``adapter_config.json``.
@@ -79,7 +79,7 @@ class Adapter:
         return {name: part.view(shape) for (name, shape), part in named}
 
     def joined(self, tensors: Mapping[str, Tensor], prefix: str = "") -> Tensor:
-        """Return a vector of the *tensors* with the adapter's names after *prefix*.
+        """Return the *tensors* whose names are *prefix* and a name of the adapter as one vector.
 
         :raises KeyError: one is missing.
         :raises ValueError: one has another shape than the adapter's tensor.
@@ -112,7 +112,7 @@ class Adapter:
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file.
 
-    :raises OSError: it cannot be written.
+    :raises OSError: the file cannot be written.
     """
     # Views of one vector share its memory, which safetensors refuses to write.
     apart = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}

@@ -40,7 +40,7 @@ class BaseModel:
         from transformers.utils import logging
 
         self.device = torch.device(device) if device else choose_device()
-        logging.disable_progress_bar()  # standard error belongs to the program
+        logging.disable_progress_bar()  # only tinkex writes to standard error
         logging.set_verbosity_error()
         try:
             self._model, found = AutoModelForCausalLM.from_pretrained(
@@ -54,7 +54,7 @@ class BaseModel:
             )
         except (MemoryError, ImportError):
             raise
-        except Exception as error:  # it raises exceptions of many classes
+        except Exception as error:  # many classes of exceptions are possible
             reason = str(error).strip().partition("\n")[0]
             raise OperationError(f"cannot load {directory}: {reason}", "server") from error
         if lacking := sorted(found["missing_keys"]):  # transformers would use random numbers
@@ -78,16 +78,18 @@ class BaseModel:
         return int(self._model.get_output_embeddings().weight.shape[0])
 
     def check(self, adapter: Adapter) -> None:
-        """Check that every factor of *adapter* fits a module of the model.
+        """Check that the model has a module for every factor of *adapter*.
 
-        :raises OperationError: one does not.
+        :raises OperationError: a factor does not fit.
         """
         for name, (first, second) in adapter.factors(adapter.vector).items():
             module = self._linear.get(name)
             if module is None:
                 raise OperationError(f"the adapter does not fit the base model: no module {name}")
             if (second.shape[0], first.shape[1]) != tuple(module.weight.shape):
-                raise OperationError(f"the adapter does not fit the base model: shape of {name}")
+                raise OperationError(
+                    f"the adapter does not fit the base model: {name} has another shape"
+                )
 
     @contextmanager
     def adapted(self, factors: Factors, scale: float) -> Iterator[None]:

@@ -103,6 +103,7 @@ class TorchEngine(TrainingEngine):
         :raises OperationError: for errors of PyTorch.
         """
         try:
+            self._base(model)  # import and load here, where Ctrl-C interrupts it
             return self._thread.submit(function).result()
         except (ImportError, RuntimeError, MemoryError) as error:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__

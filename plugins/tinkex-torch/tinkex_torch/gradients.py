@@ -52,7 +52,7 @@ def compute(
     *,
     backward: bool,
 ) -> tuple[list[NDArray[Any]], float, Tensor | None]:
-    """Return what the examples *indices* give: log-probabilities of targets, loss, and gradient.
+    """Return the log-probabilities of the targets, loss and gradient of the examples *indices*.
 
     :param backward: whether to compute the gradient; otherwise it is ``None``.
     :raises OperationError: the loss is not finite.

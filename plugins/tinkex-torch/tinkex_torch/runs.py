@@ -15,8 +15,8 @@ from tinkex_local.engines import AdamParams
 from tinkex_local.problems import OperationError
 from tinkex_torch.adapter import DAMAGE, Adapter, save
 
-#: Maximum bytes of runs in memory; beyond, those that were not used for the longest time are moved
-#: to temporary files.
+#: Maximum bytes of runs in memory; further ones, the least recently used first, are moved to
+#: temporary files.
 MEMORY = 1 << 30
 OPTIMIZER = "optimizer.safetensors"
 #: Added to the norm of the gradients before the division, as in torch.nn.utils.clip_grad_norm_.
@@ -59,11 +59,13 @@ class TrainingState:
             return {"unclipped_grad_l2:mean": 0.0}
         norm = gradient.norm()
         if not norm.isfinite():
-            raise OperationError("the gradients are not finite (NaN or infinity); no step was made")
+            raise OperationError(
+                "the gradients are not finite (NaN or infinity); the step was not applied"
+            )
         if params.grad_clip_norm > 0:
             gradient = gradient * (params.grad_clip_norm / (norm + _CLIP_EPS)).clamp(max=1.0)
         beta1, beta2, rate, steps = params.beta1, params.beta2, params.learning_rate, self.steps + 1
-        # New vectors, so that exhausted memory leaves all as it was.
+        # New vectors, so that nothing has changed if memory is exhausted.
         first = self.first.lerp(gradient, 1 - beta1)
         second = (self.second * beta2).addcmul_(gradient, gradient, value=1 - beta2)
         denominator = (second.sqrt() / (1 - beta2**steps) ** 0.5).add_(params.eps)

@@ -85,11 +85,12 @@ def test_training_lowers_the_loss_and_leaves_checkpoints(sft):
 def test_what_is_printed(sft):
     done = sft.train()
 
-    assert re.search(r"^Training run .*: 10 steps$", done.stderr, re.M)
+    assert re.search(r"^Training run .*: 10 steps, learning rate 0\.05$", done.stderr, re.M)
     assert re.search(r"^Step 3 of 10: loss \d\.\d{3}, \d+ tok/s$", done.stderr, re.M)
     assert re.search(r"^Loss: 7\.\d{3} █[▁-█]{8}▁ \d\.\d{3}$", done.stderr, re.M)
     lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
     assert lines["Steps"] == "10"
+    assert re.fullmatch(r"[0-9.]{1,6}", lines["Train mean NLL"])
     assert lines["Sampler path"].endswith("/sampler_weights/final")
     assert lines["Output"] == "out"
 
@@ -215,7 +216,9 @@ def test_a_full_disk_loses_no_training(sft, monkeypatch):
 
     monkeypatch.setattr(RunDirectory, "add_checkpoint", full)
     done = sft.train(output="other")
-    assert re.search(r"The checkpoint tinker://\S+ is saved, but not recorded: cannot", done.stderr)
+    assert re.search(
+        r"The checkpoint tinker://\S+ was saved, but not recorded: cannot", done.stderr
+    )
     refused(done, "No space left")
 
 
@@ -318,7 +321,7 @@ def test_long_rows(sft):
     assert done.rows["truncated"] == 1
     assert done.rows["examples"] > done.rows["rows"]
     assert "Warning: 1 of" in plain.stderr
-    assert "are longer than 1024 tokens; their end is not trained." in plain.stderr
+    assert "are longer than 1024 tokens and are truncated." in plain.stderr
 
 
 @pytest.mark.parametrize(
@@ -326,8 +329,15 @@ def test_long_rows(sft):
     [
         ([], "--output is required", "--output runs/first"),
         (["--base-model", "m", "--model-path", "x"], "either --base-model or --model-path", ""),
-        (["--output", "o", "--eval-every", "2"], "--eval-every needs --eval", "held-out"),
+        (["--output", "o", "--eval", "-"], "cannot come from standard input", "to a file"),
+        (
+            ["--output", "o", "--model-path", "tinker://r/sampler_weights/x"],
+            "only for",
+            "--run-id r",
+        ),
+        (["--output", "o", "--eval-every", "2"], "--eval-every requires --eval", "held-out"),
         (["--output", "data.jsonl"], "data.jsonl is not a directory", "--output"),
+        (["--output", "data.jsonl/x"], "data.jsonl/x/config.json: Not a directory", ""),
         (["--output", "o", "--eval", "none"], "cannot read none: No such file", ""),
         (["--output", "o", "--eval", "empty"], "there are no rows in empty", "one JSON object"),
         (["--output", "o", "--base-model", "acme/none"], "acme/none", "--tokenizer"),

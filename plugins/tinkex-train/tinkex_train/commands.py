@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tinkex.commands.arguments import checkpoint_path
 from tinkex.commands.base import ShowOne
-from tinkex.exceptions import TinkexError, TokenizerError, UsageError
+from tinkex.exceptions import TinkexError, UsageError
 from tinkex.options import integer, non_empty, number
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _TRAIN_ON_WHAT = {
     "last": "last_assistant_message",
     "all": "all_tokens",
 }
-#: Number of lines about progress if it is not drawn.
+#: Number of lines of progress if no progress bar is shown.
 _LINES = 10
 
 
@@ -45,7 +45,7 @@ class SftTrain(ShowOne):
     )
     notes = (
         'Each row of the data is a JSON object: {"messages": [...]}, {"prompt": ..., "completion": '
-        '...}, {"text": ...}, or in the layout of Alpaca or ShareGPT.'
+        '...}, {"text": ...}, or an Alpaca or ShareGPT row.'
     )
     examples = (
         "tinkex train sft data.jsonl --base-model Qwen/Qwen3-8B --dry-run",
@@ -73,7 +73,7 @@ class SftTrain(ShowOne):
         parser.add_argument(
             "--dry-run",
             action="store_true",
-            help="show the tokens of three rows, the trained ones in colour, and train nothing",
+            help="show the tokens of three rows, the trained ones in colour, instead of training",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -92,33 +92,43 @@ class SftTrain(ShowOne):
         return self._train(parsed_args, job, log)
 
     def _check(self, parsed_args: argparse.Namespace) -> None:
-        if bool(parsed_args.base_model) == bool(parsed_args.model_path):
+        if parsed_args.base_model and parsed_args.model_path:
+            raise UsageError("use either --base-model or --model-path")
+        if not parsed_args.base_model and not parsed_args.model_path:
             raise UsageError(
-                "use either --base-model or --model-path",
+                "--base-model or --model-path is required",
                 hint="For example: --base-model Qwen/Qwen3-8B; see 'tinkex model list'.",
+            )
+        if "-" in (parsed_args.data, parsed_args.eval):
+            raise UsageError(
+                "the data cannot come from standard input, because --resume reads it again",
+                hint="Write it to a file first.",
             )
         if not parsed_args.dry_run and not parsed_args.output:
             raise UsageError(
                 "--output is required", hint="Name a directory for the run: --output runs/first"
             )
         if parsed_args.eval_every and not parsed_args.eval:
-            raise UsageError("--eval-every needs --eval", hint="Name a file with held-out rows.")
+            raise UsageError("--eval-every requires --eval", hint="Name a file with held-out rows.")
 
     def _job(self, parsed_args: argparse.Namespace) -> _Job:
-        """Read everything that training needs."""
-        from tinkex.api import load_tokenizer
+        """Read the data and the tokenizer, and make the plan."""
+        from tinkex.api import TinkerPath, load_tokenizer
 
         base_model, checkpoint = parsed_args.base_model, None
         if parsed_args.model_path:
             checkpoint = checkpoint_path(self, parsed_args.model_path, kind="training")
+            if TinkerPath.from_string(checkpoint).kind == "sampler_weights":
+                run_id = checkpoint.removeprefix("tinker://").partition("/")[0]
+                raise UsageError(
+                    f"{checkpoint} is only for sampling, and training cannot start from it",
+                    hint=f"'tinkex checkpoint list --run-id {run_id} --type weights' shows "
+                    "training checkpoints.",
+                )
             base_model = self.client.checkpoints.info(checkpoint).base_model
             if not base_model:
                 raise UsageError(f"the service does not report the base model of {checkpoint}")
-        try:
-            tokenizer = load_tokenizer(parsed_args.tokenizer or base_model)
-        except TokenizerError as error:
-            error.hint = error.hint or "Name another tokenizer or a directory with --tokenizer."
-            raise
+        tokenizer = load_tokenizer(parsed_args.tokenizer or base_model)
         data, held_out = self._read(parsed_args, tokenizer, base_model)
         plan = _plan(parsed_args, data, base_model, tokenizer)
         return _Job(base_model, checkpoint, tokenizer, data, held_out, plan)
@@ -141,7 +151,7 @@ class SftTrain(ShowOne):
             if data.truncated:
                 self.status(
                     f"Warning: {data.truncated} of {len(data.examples)} examples in {data.name} "
-                    f"are longer than {length} tokens; their end is not trained."
+                    f"are longer than {length} tokens and are truncated."
                 )
         assert found[0] is not None
         return found[0], found[1]
@@ -193,10 +203,12 @@ class SftTrain(ShowOne):
                 return self._finished(job, log, last)
         step = last["epoch"] * job.plan.batches.per_epoch + last["batch"] if last else 0
         with ExitStack() as stack:
-            training = stack.enter_context(self._training(parsed_args, job, last))
             stack.callback(log.close)
-            log.open(config, step)
-            self.status(f"Training run {training.model_id}: {job.plan.batches.steps} steps")
+            log.lock()
+            training = stack.enter_context(self._training(parsed_args, job, last))
+            log.begin(config, step)
+            steps, rate = job.plan.batches.steps, job.plan.learning_rate
+            self.status(f"Training run {training.model_id}: {steps} steps, learning rate {rate:g}")
             summary = self._run(training, job, log, step)
         return self._results(training.model_id, job.base_model, summary, log)
 
@@ -252,6 +264,10 @@ class SftTrain(ShowOne):
 
         return show
 
+    def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
+        rounded = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in record.items()}
+        return super().plain_lines(rounded)
+
     def _finished(self, job: _Job, log: RunDirectory, last: dict[str, Any]) -> Any:
         """Return the results of a run that is complete."""
         from tinkex_train.loop import Summary
@@ -275,7 +291,7 @@ class SftTrain(ShowOne):
 
 @dataclass(frozen=True)
 class _Job:
-    """What is trained.
+    """The models, data and plan of a training run.
 
     :ivar checkpoint: path of the checkpoint to start from, if any.
     """
@@ -308,7 +324,7 @@ def _plan(
 
 
 def _config(parsed_args: argparse.Namespace, job: _Job) -> dict[str, Any]:
-    """Return the configuration in the shape of the official cookbook."""
+    """Return the configuration in the format of the official cookbook."""
     from tinkex_train import __version__
     from tinkex_train.loop import ADAM
 
@@ -344,20 +360,20 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input-format",
         choices=LAYOUTS,
-        help="layout of all rows (default: detected for each row)",
+        help="format of all rows (default: detected for each row)",
     )
     parser.add_argument(
         "--train-on",
         choices=TRAIN_ON,
         default="assistant",
-        help="what is trained of messages: every message of the assistant, the last one, or all "
+        help="which part of a conversation to train: every assistant message, the last one, or all "
         "tokens (default: assistant)",
     )
     parser.add_argument(
         "--max-length",
         metavar="<int>",
         type=integer(2),
-        help="maximum tokens of an example: a longer text is divided, other rows are cut off "
+        help="maximum number of tokens per example; longer texts are divided, other rows truncated "
         "(default: the model's context)",
     )
     parser.add_argument(
@@ -365,7 +381,7 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         metavar="<name>",
         help="model name or local directory of the tokenizer (default: the base model's)",
     )
-    parser.add_argument("--eval", metavar="<file>", help="file of held-out rows to evaluate on")
+    parser.add_argument("--eval", metavar="<file>", help="file with held-out rows for evaluation")
 
 
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
@@ -378,17 +394,16 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     rate = number(0, above=True)
     add("--rank", "<int>", integer(1), 32, "rank of the adapter")
     add("--epochs", "<int>", integer(1), 1, "number of passes over the data")
-    add("--batch-size", "<int>", integer(1), 16, "number of examples of each step")
+    add("--batch-size", "<int>", integer(1), 16, "number of examples per step")
     add(
         *("--learning-rate", "<float>", lambda text: None if text == "auto" else rate(text), None),
-        "learning rate of the first step, or auto: chosen for the model",
+        "learning rate of the first step, or auto: depends on the model",
     )
     parser.add_argument(
         "--schedule",
         choices=SCHEDULES,
         default="linear",
-        help="course of the learning rate: to 0 in a line or a cosine, or constant "
-        "(default: linear)",
+        help="learning rate schedule: linear or cosine decay to 0, or constant (default: linear)",
     )
     add("--seed", "<int>", integer(0), 0, "seed of the adapter and of the order of the data")
     add(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ class DataSet:
     :ivar name: name of the file.
     :ivar digest: SHA-256 of its content.
     :ivar rows: number of its rows.
-    :ivar places: the place of the row of each example.
+    :ivar places: for each example, the place of its row.
     """
 
     name: str
@@ -40,14 +40,12 @@ class DataSet:
         name: str,
         builder: ExampleBuilder,
         layout: str | None = None,
-        on_row: Callable[[int], None] = lambda _: None,
     ) -> DataSet:
         """Read the file *name* and tokenize it.
 
         :param layout: one of ``SupervisedRow.LAYOUTS``, or ``None`` to detect it for each row.
-        :param on_row: called with the number of finished rows.
         :raises LocalError: it cannot be read.
-        :raises UsageError: a row is invalid, or there are none.
+        :raises UsageError: a row is invalid, or the file has no rows.
         """
         examples: list[SupervisedExample] = []
         places: list[str] = []
@@ -61,7 +59,6 @@ class DataSet:
                     examples += found
                     places += [row.where] * len(found)
                     rows += 1
-                    on_row(rows)
         except OSError as error:
             raise LocalError(f"cannot read {name}: {error.strerror}") from error
         if not examples:
@@ -75,12 +72,12 @@ class DataSet:
 
     @cached_property
     def trained_tokens(self) -> int:
-        """Number of tokens that the loss counts."""
+        """Number of trained tokens."""
         return sum(example.num_trained for example in self.examples)
 
     @property
     def truncated(self) -> int:
-        """Number of examples that lost tokens at the end."""
+        """Number of truncated examples."""
         return sum(example.is_truncated for example in self.examples)
 
     @property

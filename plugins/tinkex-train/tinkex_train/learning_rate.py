@@ -1,4 +1,4 @@
-"""The learning rate: a value for each model, and its course over the steps."""
+"""Learning rates: the default for each model, and schedules."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _hidden_size(directory: Path | None) -> int | None:
 
 
 def factor(schedule: str, step: int, steps: int) -> float:
-    """Return the part of the learning rate that *step*, from 0, of *steps* has."""
+    """Return the factor of the learning rate at *step*, from 0, of *steps*."""
     progress = step / steps
     if schedule == "linear":
         return 1 - progress

@@ -1,7 +1,7 @@
 """The directory of a training run.
 
-Its files have the shapes of the official cookbook (0.6, ``supervised.train``), so that its recipes
-and viewers read them: ``config.json``, ``metrics.jsonl`` with a line per step, and
+Its files have the formats of the official cookbook (0.6, ``supervised.train``), so that its recipes
+and viewers can read them: ``config.json``, ``metrics.jsonl`` with a line per step, and
 ``checkpoints.jsonl`` with a line per checkpoint.
 """
 
@@ -12,7 +12,7 @@ import math
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from tinkex.exceptions import LocalError, UsageError
@@ -26,8 +26,8 @@ _FREE = ("log_path", "save_every", "eval_every", "tinkex_train")
 class RunDirectory:
     """The files of a run, which only this user may have written.
 
-    :param name: the directory, created by :meth:`open`.
-    :raises LocalError: there is something else at that place.
+    :param name: the directory, created by :meth:`lock`.
+    :raises LocalError: the path is not a directory.
     """
 
     def __init__(self, name: str) -> None:
@@ -85,7 +85,7 @@ class RunDirectory:
     def check_config(self, config: Mapping[str, Any]) -> None:
         """Check that a resumed run has the same configuration.
 
-        :raises UsageError: it does not.
+        :raises UsageError: the configuration differs.
         """
         try:
             before = json.loads((self.path / CONFIG).read_bytes())
@@ -103,16 +103,25 @@ class RunDirectory:
                 "--output.",
             )
 
-    def open(self, config: Mapping[str, Any], step: int) -> None:
-        """Lock the directory, write the configuration, and drop the metrics of steps from *step*.
-
-        These are moved to ``metrics.jsonl.pre_resume_000020``, for example.
+    def lock(self) -> None:
+        """Create the directory, and lock it against other processes.
 
         :raises LocalError: it cannot be written, or another process uses it.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._stack.enter_context(locked(self.path / METRICS))
+        except OSError as error:
+            raise self._not_written(error) from error
+        self._stack.enter_context(locked(self.path / METRICS))
+
+    def begin(self, config: Mapping[str, Any], step: int) -> None:
+        """Write the configuration, and move away the metrics from step *step* on.
+
+        They are moved to ``metrics.jsonl.pre_resume_000020``, for example.
+
+        :raises LocalError: a file cannot be written.
+        """
+        try:
             with replacing(self.path / CONFIG) as file:
                 file.write((json.dumps(config, indent=2) + "\n").encode())
             self._drop_metrics(step)
@@ -143,7 +152,12 @@ class RunDirectory:
         self._append(CHECKPOINTS, row)
 
     def close(self) -> None:
-        """Unlock the directory."""
+        """Unlock the directory; remove it if nothing was written."""
+        lock = f".{METRICS}.lock"
+        with suppress(OSError):
+            if os.listdir(self.path) == [lock]:
+                (self.path / lock).unlink()
+                self.path.rmdir()
         self._stack.close()
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:

@@ -41,9 +41,9 @@ ADAM = {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8}
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do.
+    """The plan of a training run.
 
-    :ivar learning_rate: the rate that the *schedule* begins with.
+    :ivar learning_rate: the rate at the start of the *schedule*.
     :ivar eval_every: steps between two evaluations; 0: only before the first step and at the end.
     :ivar save_every: steps between two checkpoints; 0: only at the end.
     :ivar name: name of the last checkpoint.
@@ -129,7 +129,7 @@ class Trainer:
     def run(self) -> Summary:
         """Train to the end, and save.
 
-        After an interruption, or if a file cannot be written, save before it is raised again.
+        If training is interrupted or a file cannot be written, save before raising the exception.
 
         :raises OperationFailed: the loss is not a number.
         :raises tinkex.exceptions.TinkexError: the service failed.
@@ -184,7 +184,7 @@ class Trainer:
             self._finish()
 
     def _finish(self, more: Mapping[str, float] | None = None) -> None:
-        """Wait for the oldest step and write its metrics, with *more* of them."""
+        """Wait for the oldest step and write its metrics and *more*."""
         step = self._pending[0]
         loss = _mean_nll([step.data], [step.loss.result()])
         updated = step.update.result()
@@ -193,7 +193,7 @@ class Trainer:
         if not math.isfinite(loss):
             raise OperationFailed(
                 f"the loss of step {step.number} is not a number",
-                hint="Train with a lower learning rate: --learning-rate.",
+                hint="Use a lower learning rate: --learning-rate.",
                 category="user",
             )
         summary.steps = step.number + 1
@@ -218,7 +218,7 @@ class Trainer:
         )
 
     def _evaluate(self) -> dict[str, float]:
-        """Return the metrics of the held-out data, if there are any."""
+        """Return the metrics of the held-out data, if given."""
         if self._held_out is None:
             return {}
         batches = Batches(len(self._held_out.examples), self._plan.batches.size, 1)
@@ -255,14 +255,14 @@ class Trainer:
         while True:
             try:
                 return save()
-            except Unreachable as error:  # it has not seen the request
+            except Unreachable as error:  # the request has not arrived
                 if not deadline.allows(delay):
                     raise
                 deadline.pause(delay, str(error))
                 delay = min(2 * delay, 8.0)
 
     def _save_interrupted(self) -> None:
-        """Save what was trained since the last checkpoint."""
+        """Save the steps since the last checkpoint."""
         if self._submitted == (self._start if self._saved is None else self._saved):
             return
         self._say("Saving a checkpoint. Press Ctrl-C again to stop without it.")
@@ -272,10 +272,10 @@ class Trainer:
             self._save(f"{self._submitted:06d}-interrupted")
         except LocalError as error:
             self._say(
-                f"The checkpoint {self.summary.state_path} is saved, but not recorded: {error}."
+                f"The checkpoint {self.summary.state_path} was saved, but not recorded: {error}."
             )
         except TinkexError as error:
-            self._say(f"The checkpoint is not saved: {error}.")
+            self._say(f"The checkpoint was not saved: {error}.")
 
 
 def _mean_nll(chunks: Sequence[Sequence[Datum]], results: Sequence[ForwardBackwardResult]) -> float:

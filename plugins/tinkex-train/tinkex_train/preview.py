@@ -57,7 +57,7 @@ def _first(data: DataSet) -> list[tuple[str, SupervisedExample]]:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Return the course of *values* as bars, at most 40 of them; neighbours are averaged."""
+    """Return *values* as a line of bars, at most 40; adjacent values are averaged."""
     count = min(len(values), _WIDTH)
     means = []
     for i in range(count):

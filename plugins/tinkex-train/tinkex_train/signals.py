@@ -13,10 +13,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def deferred_signals() -> Iterator[None]:
-    """Handle the first Ctrl-C or SIGTERM after the block instead of in it; a second one at once.
+    """Delay the first Ctrl-C or SIGTERM until the block ends; a second one acts at once.
 
-    A submission that is cut off may have reached the service: whether its number is used would be
-    unknown, and nothing could be saved.
+    If a submission were interrupted, it would be unknown whether the service has used its number,
+    and nothing could be saved.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -74,7 +74,9 @@ OFFLINE = {
 AS_ANOTHER = {
     "chat": "run",
     "compare": "run batch",
-    "checkpoint push-hf": "checkpoint download",
+    **dict.fromkeys(
+        ("checkpoint export", "checkpoint inspect", "checkpoint push-hf"), "checkpoint download"
+    ),
     "hello": "run list",
     "run watch": "run wait",  # which ends
 }

@@ -66,7 +66,7 @@ def test_names_with_another_meaning_are_refused(name, store):
 )
 def test_other_names_are_refused(name, store):
     done = tinkex("alias", "set", "--", name, PATH, code=1)
-    assert "not a name for an alias" in done.stderr
+    assert "invalid alias name" in done.stderr
     assert not store.exists()
 
 
@@ -122,11 +122,11 @@ def test_an_alias_is_sampled(service):
 @pytest.mark.parametrize(
     ("argv", "message", "hint"),
     [
-        (["checkpoint", "info", "@prd"], "no alias is called @prd", "Did you mean @prod?"),
-        (["checkpoint", "info", "@lates"], "no alias is called @lates", "Did you mean @latest?"),
-        (["run", "info", "@x"], "no alias is called @x", "See 'tinkex alias list'."),
-        (["alias", "remove", "prod", "x"], "no alias is called @x", "Aliases: @prod."),
-        (["run", "--model-path", "@x", "--prompt", "a"], "no alias is called @x", "alias list"),
+        (["checkpoint", "info", "@prd"], "no alias named @prd", "Did you mean @prod?"),
+        (["checkpoint", "info", "@lates"], "no alias named @lates", "Did you mean @latest?"),
+        (["run", "info", "@x"], "no alias named @x", "See 'tinkex alias list'."),
+        (["alias", "remove", "prod", "x"], "no alias named @x", "Aliases: @prod."),
+        (["run", "--model-path", "@x", "--prompt", "a"], "no alias named @x", "alias list"),
     ],
 )
 def test_an_unknown_alias_is_reported_without_a_request(argv, message, hint, service, store):
@@ -172,7 +172,7 @@ def test_the_file_is_next_to_the_configuration_file(tmp_path, monkeypatch):
     monkeypatch.setenv("TINKEX_CONFIG", os.devnull)
     assert aliases.read() == {}
     done = tinkex("alias", "set", "prod", PATH, code=1)
-    assert "no alias can be stored next to /dev/null" in done.stderr
+    assert "cannot store aliases next to /dev/null" in done.stderr
 
 
 def test_two_processes_do_not_change_it_at_once(store, monkeypatch):

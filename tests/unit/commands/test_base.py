@@ -93,7 +93,7 @@ def test_columns_that_a_hook_adds_follow_the_plain_line(fake_plugins, words, sho
     ("hooks", "words"),
     [
         (["OfRows", "OfRows"], "'h1' of plugin p-hook 1.0 adds the column 'size', which another"),
-        (["OfText"], "'h0' of plugin p-hook 1.0 adds the column 'text', which the command has"),
+        (["OfText"], "'h0' of plugin p-hook 1.0 adds the column 'text', which the command already"),
     ],
 )
 def test_a_column_that_two_want_is_refused(fake_plugins, hooks, words):
@@ -116,7 +116,9 @@ def test_an_unknown_column_leads_to_the_option_that_may_add_it(fake_plugins):
     for words in (["-c", "ownr"], ["--sort-column", "ownr"]):
         done = invoke(["memo", "list", *words])
         assert "no column named 'ownr'" in done.stderr
-        assert done.stderr.endswith(". Options of plugins may add others: --owner (p-hook).\n")
+        assert done.stderr.endswith(
+            ". Options of plugins that may add columns: --owner (p-hook).\n"
+        )
         assert "Options of plugins" not in invoke(["memo", "list", "--owner", *words]).stderr
 
 

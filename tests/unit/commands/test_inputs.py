@@ -9,6 +9,7 @@ import pytest
 
 from tinkex.commands.inputs import ModelPath, nearly_token_ids, read_model_path, read_prompt
 from tinkex.exceptions import LocalError, UsageError
+from tinkex.testing import invoke
 
 PATH = "tinker://run/sampler_weights/a"
 
@@ -150,3 +151,15 @@ def test_directories_without_a_model(tmp_path, config, error, message):
         (tmp_path / "adapter_config.json").write_text(config)
     with pytest.raises(error, match=message):
         read_model_path(str(tmp_path if config is not None else tmp_path / "none"))
+
+
+@pytest.mark.parametrize("name", ["an export", "an export/adapter_config.json"])
+def test_an_adapter_without_a_checkpoint_can_be_added_to_the_local_service(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "an export").mkdir()
+    (tmp_path / "an export" / "adapter_config.json").write_text(json.dumps(ADAPTER))
+    done = invoke(["run", "--model-path", name, "--prompt", "x", "--api-key", "k"])
+    assert "does not name its checkpoint" in done.stderr
+    assert "tinkex local checkpoint add 'an export'; its base model: --base" in done.stderr

@@ -143,7 +143,7 @@ def test_a_model_without_a_template(tinkex, service, tokenizer, tmp_path):
     for words in (["run", "--prompt", "Hi"], ["run", "batch", "in.txt"]):
         done = tinkex(*words, "--chat", tokenizer=tmp_path, code=1)
         assert f"the tokenizer in {tmp_path} has no chat template" in done.stderr
-        assert "Base models have none: give the tokenizer of a chat model" in done.stderr
+        assert "Use the tokenizer of a chat model" in done.stderr
     assert not service.requests("asample")
 
 
@@ -282,7 +282,7 @@ def test_without_a_tokenizer_ids_are_shown(tinkex, service, tmp_path):
 def test_a_server_that_returns_none_is_one_clear_error(words, sequence, message, tinkex):
     done = tinkex("run", "--prompt", "Hi", *words, sequence=sequence, code=1)
     assert message in done.stderr
-    assert "Hint: Leave the option out, or use a server that returns them." in done.stderr
+    assert "Hint: Omit the option, or use a server that returns logprobs." in done.stderr
     assert done.stdout == ""
 
 

@@ -133,7 +133,8 @@ def test_no_control_character_reaches_a_terminal(tinkex, model, tmp_path):
         (["count", "-"], '{"prompt": ""}', "'prompt' must be a non-empty string"),
         (["count", "-"], '{"prompt": 1}\n', "'prompt' must be a non-empty string"),
         (["decode", "-"], "hello", 'standard input: not token ids: it is "hello"'),
-        (["decode", "-"], "[1]\n[2]\n", "For ids on each line: --input-format text."),
+        (["decode", "-"], "[1]\n[2]\n", "such as [9707, 11]; for ids on each line: --input"),
+        (["decode", "-"], "1 9", "standard input: the tokenizer has no token 9\nHint: Check"),
         (["decode", "-"], "1 99999999999999999999", "item 2 is 999999999999"),
         (["decode", "-"], '{"prompt": "x"}', 'line 1: not token ids: it is "x"'),
         (["decode", "-", "--base-model", "./none"], "1", "cannot read none"),
@@ -152,7 +153,7 @@ def test_messages_need_a_template(tinkex, model, tmp_path):
     words = ["tokens", "count", "-", "--chat", "--base-model", str(tmp_path)]
     done = tinkex(*words, stdin="x", code=1)
     assert "has no chat template" in done.stderr
-    assert "Hint: Name another model with --base-model, or a directory" in done.stderr
+    assert "Hint: Use --base-model with another model, or with" in done.stderr
 
 
 # ---------------------------------------------------------------- estimates
@@ -165,7 +166,9 @@ DATA = '{"prompt": "hello", "completion": " world"}\n{"text": "hello world"}\n'
 @pytest.fixture
 def estimate(tinkex, model, tmp_path):
     def run(*argv: str, prices: object = None, **options):
-        words = [*argv, "--base-model", "m", "--tokenizer", model]
+        words = [*argv, "--base-model", "m"]
+        if "--tokenizer" not in argv:
+            words += ["--tokenizer", model]
         if prices is not None:
             (tmp_path / "prices.json").write_text(json.dumps(prices))
             words += ["--prices", "prices.json"]
@@ -254,12 +257,12 @@ def test_the_model_of_a_checkpoint_is_requested(tinkex, model, tmp_path):
         ([], "prices.json is not a price list"),
         ({"models": {"m": {}}}, "prices.json has no date"),
         ({"date": "x", "models": {}}, "has no prices for m"),
-        ({"date": "x", "models": {"n": {}}}, "It has n."),
+        ({"date": "x", "models": {"n": {}}}, "Models in the list: n."),
         ({"date": "x", "models": {"m": 3}}, "are not an object"),
         ({"date": "x", "models": {"m": {"trian": 3}}}, "unknown price 'trian'"),
-        ({"date": "x", "models": {"m": {"train": "3"}}}, "not a number of at least 0"),
-        ({"date": "x", "models": {"m": {"train": -1}}}, "not a number of at least 0"),
-        ({"date": "x", "models": {"m": {"train": True}}}, "not a number of at least 0"),
+        ({"date": "x", "models": {"m": {"train": "3"}}}, "must be a number, at least 0"),
+        ({"date": "x", "models": {"m": {"train": -1}}}, "must be a number, at least 0"),
+        ({"date": "x", "models": {"m": {"train": True}}}, "must be a number, at least 0"),
     ],
 )
 def test_other_price_lists_are_refused(prices, message, estimate):
@@ -273,7 +276,7 @@ def test_a_missing_price_is_reported_and_not_guessed(estimate):
     done = estimate("billing", "estimate", "-", prices=prices, stdin=DATA)
     assert "Warning: prices.json has no price for training m" in done.stderr
     done = estimate("run", "batch", "-", "--estimate", prices=prices, stdin="hello")
-    assert "prices.json lacks a price for sampling m" in done.stderr
+    assert "prices.json has no price for sampling m" in done.stderr
     assert "Cost" not in done.stdout
 
 
@@ -303,9 +306,10 @@ def test_an_address_that_is_no_price_list(reply, message, estimate):
     ("argv", "stdin", "message"),
     [
         (["billing", "estimate", "none.jsonl"], "", "cannot read none.jsonl"),
-        (["billing", "estimate", "-"], "", "there are no rows in -"),
+        (["billing", "estimate", "-"], "", "there are no rows in standard input\nHint: Write"),
         (["billing", "estimate", "-"], '{"x": 1}', "standard input, line 1"),
-        (["run", "batch", "-", "--prices", "x"], "hello", "--prices needs --estimate"),
+        (["billing", "estimate", "-", "--tokenizer", "./none"], "", "or a directory, with --tok"),
+        (["run", "batch", "-", "--prices", "x"], "hello", "--prices requires --estimate"),
     ],
 )
 def test_mistakes_in_estimates_are_reported(argv, stdin, message, estimate):

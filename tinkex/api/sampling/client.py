@@ -208,7 +208,7 @@ class SamplingClient:
     def _sampled(
         self, body: dict[str, Any], wanted: Logprobs, size: int, deadline: Deadline
     ) -> SampleResponse:
-        """Return the response to *body* with the members that request *wanted*."""
+        """Send *body* with the members that request *wanted*; return the response."""
         while True:
             more = logprobs.request_members(wanted, size, last_n=self._scores_last_n)
             try:
@@ -321,7 +321,7 @@ def encode_prompt(
     """
     if isinstance(prompt, str) or is_chat(prompt):
         if tokenizer is None:
-            raise UsageError("a prompt that is not token ids needs a tokenizer")
+            raise UsageError("a tokenizer is required for a prompt of text or messages")
         if isinstance(prompt, str):
             return tokenizer.encode(prompt, timeout=timeout)
         return tokenizer.encode_messages(prompt, timeout=timeout)

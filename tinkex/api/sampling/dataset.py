@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from typing import IO, Any, ClassVar
 
 from tinkex.api.sampling.chat import text_messages
-from tinkex.api.sampling.types import brief_json
+from tinkex.api.sampling.types import brief_json, why_not_json
 from tinkex.exceptions import LocalError, UsageError
 from tinkex.files import MAX_INPUT
+
+_HINT = (
+    "Each row is a JSON object on its own line, with 'messages', 'prompt' and 'completion', or "
+    "'text'."
+)
 
 Message = Mapping[str, Any]
 
@@ -34,9 +39,9 @@ _ROLES = {
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation to learn the assistant's replies from.
+    """A conversation whose assistant replies are trained.
 
-    :ivar trained: whether each message is trained; ``None`` if the row does not say.
+    :ivar trained: whether each message is trained; ``None`` if the row does not specify it.
     :ivar tools: definitions of the functions that the assistant may call.
     """
 
@@ -47,7 +52,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Completion:
-    """A prompt without a chat template, and the text that continues it."""
+    """A prompt without a chat template, and its completion, which is trained."""
 
     prompt: str
     completion: str
@@ -55,7 +60,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Text:
-    """A text that is learned as a whole."""
+    """A text of which all tokens are trained."""
 
     text: str
 
@@ -64,7 +69,7 @@ class Text:
 class SupervisedRow:
     """One row of a data set.
 
-    :ivar where: its place, for messages: ``data.jsonl, line 7``.
+    :ivar where: its place for error messages: ``data.jsonl, line 7``.
     :ivar source: the row as it was read.
     """
 
@@ -81,7 +86,7 @@ def read_supervised_rows(
 ) -> Iterator[SupervisedRow]:
     """Yield the rows of a file of JSON lines, or of a JSON array.
 
-    :param name: name of the file for messages.
+    :param name: name of the file for error messages.
     :param layout: the layout of all rows, one of :attr:`SupervisedRow.LAYOUTS`; by default each
         row's layout is derived from its members.
     :raises UsageError: a row is invalid; the message names its place.
@@ -92,12 +97,12 @@ def read_supervised_rows(
             try:
                 value = json.loads(text) if isinstance(text, bytes) else text
             except (ValueError, RecursionError) as error:
-                raise UsageError(f"not JSON: {error}") from error
+                raise UsageError(f"not JSON: {why_not_json(error)}") from error
             if not isinstance(value, dict):
                 raise UsageError(f"a row must be a JSON object, not {brief_json(value)}")
             yield SupervisedRow(where, parse_row(value, layout), value)
         except UsageError as error:
-            raise UsageError(f"{where}: {error}", hint=error.hint) from error
+            raise UsageError(f"{where}: {error}", hint=error.hint or _HINT) from error
 
 
 def _items(file: IO[bytes], name: str) -> Iterator[tuple[str, bytes | object]]:
@@ -128,7 +133,8 @@ def _array(content: bytes, name: str) -> Iterator[tuple[str, object]]:
     try:
         rows = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{name} is not a JSON array: {error}") from error
+        why = why_not_json(error)
+        raise UsageError(f"{name} is not a JSON array: {why}", hint=_HINT) from error
     for number, row in enumerate(rows, 1):
         yield f"{name}, row {number}", row
 
@@ -186,7 +192,7 @@ def _conversation(row: Mapping[str, Any], member: str | None) -> Conversation:
 
 
 def _flag(message: Message) -> bool | None:
-    """Return whether *message* says that it is trained; ``None`` if it does not say."""
+    """Return whether *message* is marked as trained; ``None`` without such a mark."""
     for name in ("trainable", "weight"):
         value = message.get(name)
         if value is None:

@@ -33,7 +33,7 @@ _UNKNOWN = re.compile(
 
 
 def request_members(wanted: Logprobs, size: int, *, last_n: bool) -> dict[str, Any]:
-    """Return the members of a request for *wanted*, without those that have their default.
+    """Return the members of a request for *wanted*, without default values.
 
     :param size: number of tokens in the prompt.
     :param last_n: the server may know :data:`LAST_N`.
@@ -52,7 +52,7 @@ def request_members(wanted: Logprobs, size: int, *, last_n: bool) -> dict[str, A
 
 
 def refused_member(error: TinkexError, members: Iterable[str]) -> str | None:
-    """Return which of *members* the server refuses with *error* because it does not know it."""
+    """Return the member that the server refuses with *error* because it does not know it."""
     if not _UNKNOWN.search(error.message):
         return None
     return next((m for m in members if re.search(rf"\b{m}\b", error.message)), None)
@@ -68,10 +68,11 @@ def unavailable(member: str, error: TinkexError | None = None) -> LogprobsUnavai
 
 
 def checked(response: SampleResponse, wanted: Logprobs, size: int) -> SampleResponse:
-    """Return *response*, which must have the logprobs *wanted* of a prompt of *size* tokens.
+    """Return *response* after checking that it has the logprobs *wanted*.
 
-    :raises LogprobsUnavailable: it does not have them.
-    :raises InvalidResponse: their number is not that of the tokens.
+    :param size: number of tokens in the prompt.
+    :raises LogprobsUnavailable: they are missing.
+    :raises InvalidResponse: their number is not the number of tokens.
     """
     if wanted.of_prompt:
         _check_length(response.prompt_logprobs, size, _PROMPT)

@@ -17,7 +17,7 @@ from tinkex.exceptions import UsageError
 if TYPE_CHECKING:
     from tinkex.api.sampling.chat import ChatTemplate
 
-#: Contents of messages, to find what the template writes after a reply.
+#: Contents of sample messages, to find what the template writes after a reply.
 _QUESTION, _REPLY = "content of a question", "content of a reply"
 
 
@@ -35,7 +35,7 @@ class StopSequences:
     def added_to(self, params: SamplingParams) -> SamplingParams:
         """Return *params* with these stop sequences in addition to its own.
 
-        :raises UsageError: its own are ids of unknown tokens, and some of these are strings.
+        :raises UsageError: *params* has ids of unknown tokens, and some of these are strings.
         """
         own = params.stop
         if not self.strings and (not own or are_token_ids(own)):
@@ -43,7 +43,9 @@ class StopSequences:
         # The protocol allows token ids or strings, not both.
         texts = [stop if isinstance(stop, str) else self.tokens.get(stop, "") for stop in own]
         if "" in texts:
-            raise UsageError("this model's stop sequences are strings, so stop must be strings too")
+            raise UsageError(
+                "this model has stop strings, so stop must contain strings, not token ids"
+            )
         texts += [*self.strings, *self.tokens.values()]
         return replace(params, stop=tuple(dict.fromkeys(texts)))
 
@@ -63,8 +65,8 @@ def stop_sequences(
     :param added: id → text of each token that was added to the tokenizer's vocabulary.
     :param ends: id → text of each token that ends any text of the model.
     """
-    # At the end of a conversation, GPT-OSS writes another token than before a question; only that
-    # one ends a reply.
+    # GPT-OSS writes different tokens at the end of a conversation and before a question; only the
+    # first of them ends a reply.
     last, between = _after_reply(template)
     turn = _first(added, last) or _first(added, between)
     text = "" if turn else last.strip() or between.rstrip()

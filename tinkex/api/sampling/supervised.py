@@ -1,7 +1,7 @@
 """Supervised examples: rows of data as token ids, with a weight for each token.
 
 A row is a conversation, a prompt with its completion, or a text. The weight of a token is 1 if a
-model should learn to predict it (or if its probability is measured), else 0.
+model should learn to predict it (or if its probability should be measured), else 0.
 
 In a conversation, the tokens of the assistant have weight 1. The template marks them with
 ``{% generation %}``; without these tags, a reply is what the template adds to the prompt for that
@@ -50,7 +50,7 @@ class ExampleBuilder:
     """Converts rows to examples.
 
     :param train_on: which messages of a conversation are trained: every message of the
-        ``assistant``, the ``last`` of them, or ``all`` tokens. A row's own flags take precedence.
+        ``assistant``, the ``last`` of them, or ``all`` tokens. Flags in a row take precedence.
     :param max_length: maximum number of tokens of an example. A longer text becomes several
         examples; other examples lose tokens at the end.
     :param end_completions: append the token that ends a text to completions.
@@ -90,7 +90,7 @@ class ExampleBuilder:
         except TinkexError as error:
             raise type(error)(f"{row.where}: {error}", hint=error.hint) from error
         if not examples:
-            where = f" within the first {self._max_length}" if self._max_length else ""
+            where = f" in the first {self._max_length} tokens" if self._max_length else ""
             raise UsageError(f"{row.where}: no token to train{where}")
         return examples
 
@@ -110,7 +110,7 @@ class ExampleBuilder:
                 yield self._truncated(*self._weighted(text, spans))
 
     def _windows(self, tokens: list[int]) -> Iterator[SupervisedExample]:
-        """Yield examples that together predict each token but the first once."""
+        """Yield examples that together predict each token but the first exactly once."""
         size = self._max_length or max(len(tokens), 2)
         for start in range(0, len(tokens) - 1, size - 1):
             window = tokens[start : start + size]
@@ -143,9 +143,9 @@ class ExampleBuilder:
         else:
             chosen = replies[-1:] if self._train_on == "last" else replies
         if not set(chosen) <= set(replies):
-            raise UsageError("only messages of the assistant can be trained")
+            raise UsageError("only assistant messages can be trained")
         if not chosen:
-            raise UsageError("no message of the assistant to train")
+            raise UsageError("no assistant message to train")
         generated = template.render_generated(messages, tools=content.tools)
         if generated and len(generated[1]) == len(replies):
             text, spans = generated

@@ -99,9 +99,9 @@ class Tokenizer:
             raise TimedOut("Timed out while awaiting the tokens of the prompt") from error
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return the token ids of *text*, without additional special tokens, and their places.
+        """Return the token ids of *text*, without additional special tokens, and their spans.
 
-        A place is the index of a token's first character and the index after its last one.
+        A span is the index of a token's first character and the index after its last one.
 
         :raises UsageError: *text* is not valid Unicode, or longer than 64 MB.
         """
@@ -161,7 +161,7 @@ class Tokenizer:
 
     @cached_property
     def added_tokens(self) -> frozenset[str]:
-        """The text of the tokens that are not made of characters, such as ``<|im_end|>``."""
+        """The text of special and added tokens, such as ``<|im_end|>``."""
         added = self.inner.get_added_tokens_decoder()
         return frozenset(token.content for token in added.values())
 
@@ -193,7 +193,7 @@ class Tokenizer:
     def decode_reply(self, tokens: Sequence[int]) -> str:
         """Return the text of a sampled reply, without special tokens and the end of turn.
 
-        Of the channels of a GPT-OSS reply, it is the text of the final one.
+        For a GPT-OSS reply, this is the text of the final channel.
 
         :raises ChatTemplateError: the tokenizer has no usable template.
         """
@@ -208,7 +208,7 @@ class Tokenizer:
         return text
 
     def token_texts(self, tokens: Sequence[int], *, after: Sequence[int] = ()) -> list[str]:
-        """Return the text of each of *tokens*, special tokens included; joined, it is their text.
+        """Return the text of each of *tokens*, including special tokens.
 
         If several tokens form one character, the last one has it and the others are empty.
 

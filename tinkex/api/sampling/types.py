@@ -36,6 +36,16 @@ def brief_json(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
 
 
+def why_not_json(error: Exception) -> str:
+    """Return the reason and the place of *error*, raised by :func:`json.loads`."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    line = f"line {error.lineno}, " if error.lineno > 1 else ""
+    return f"{error.msg} ({line}column {error.colno})"
+
+
 def are_token_ids(tokens: object) -> bool:
     """Return whether *tokens* is a sequence of whole numbers from 0 to 2147483647."""
     if isinstance(tokens, Sequence) and set(map(type, tokens)) == {int}:
@@ -58,12 +68,12 @@ class SamplingParams:
     """Sampling parameters.
 
     :ivar max_tokens: maximum number of tokens to generate; ``None``: :data:`DEFAULT_MAX_TOKENS`.
-    :ivar temperature: 0 always takes the most likely token.
+    :ivar temperature: 0 always selects the most likely token.
     :ivar top_k: sample from this number of most likely tokens; -1 for all.
     :ivar top_p: sample from the most likely tokens with this total probability, up to 1.
     :ivar seed: makes the result repeatable, where the server supports it.
-    :ivar stop: strings that end a sequence, or ids of tokens that do; the protocol allows no list
-        of both.
+    :ivar stop: strings that end a sequence, or ids of such tokens; the protocol does not allow a
+        list of both.
     :raises UsageError: a value is of another type or out of range.
     """
 

@@ -47,7 +47,7 @@ CREATE_BY_LOADING = "POST load_weights without a model"
 _REFUSED = (BadRequest, OperationFailed, UsageError)
 #: Errors after which the checkpoint may still have been saved.
 _LOST = (ConnectionFailed, TimedOut, InvalidResponse, NotFound, ServerError)
-#: Time limit in seconds of looking for a checkpoint whose response was lost.
+#: Time limit in seconds for finding a checkpoint after the response was lost.
 _PATIENCE = 1.0
 #: Names that every known server accepts, and the pattern in which strict servers declare them.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
@@ -162,14 +162,14 @@ class TrainingClient:
         loss_fn: str = "cross_entropy",
         loss_fn_config: Mapping[str, float | str] | None = None,
     ) -> TrainingFuture[ForwardBackwardResult]:
-        """Compute a loss and add its gradients to those since the last optimizer step.
+        """Compute a loss, and accumulate its gradients until the next optimizer step.
 
         Submit the :meth:`optim_step` before waiting for the result, so that the service performs
-        both without a pause in between. Large data is sent in several requests.
+        them without a pause. Large data is sent in several requests.
 
         :param data: the examples; the loss is a sum over their tokens, not a mean.
-        :param loss_fn: ``cross_entropy``, ``importance_sampling``, ``ppo``, ``cispo``, ``dro`` …,
-            as far as the service offers it.
+        :param loss_fn: ``cross_entropy``, ``importance_sampling``, ``ppo``, ``cispo``, ``dro`` or
+            another one that the service offers.
         :param loss_fn_config: parameters of the loss function.
         :raises tinkex.exceptions.UsageError: *data* is empty.
         :raises tinkex.exceptions.BadRequest: the service does not accept the examples or the loss.
@@ -186,9 +186,9 @@ class TrainingClient:
         return self._pass(data, loss_fn, loss_fn_config, forward_only=True)
 
     def optim_step(self, params: AdamParams) -> TrainingFuture[dict[str, float]]:
-        """Change the weights by the gradients since the last step, and discard the gradients.
+        """Update the weights with the accumulated gradients, and reset the gradients.
 
-        :return: the metrics of the server; some servers send none.
+        :return: metrics from the server; some servers send none.
         """
         deadline = self._training_deadline()
         body = {"adam_params": params.body()}
@@ -374,7 +374,7 @@ def check_name(transport: Transport, name: str) -> None:
     if _PLAIN_NAMES_ONLY in patterns:
         raise UsageError(
             f"this service does not accept the checkpoint name {name[:80]!r}",
-            hint="Allowed are letters, digits, '_' and '-'.",
+            hint="Use letters, digits, '_' and '-'.",
         )
 
 

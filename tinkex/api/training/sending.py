@@ -1,4 +1,4 @@
-"""Requests of training steps: their encoding, and retries while the server is lost."""
+"""Requests of training steps: encoding, and retries while the server is unreachable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tinkex.exceptions import APIError, ConnectionFailed, ServerError, TimedOut
 #: of SkyRL 0.3, which fails to describe the malformed JSON.
 _NO_PROTOBUF = frozenset({400, 415, 422, 500})
 _PROTOBUF_BODIES = "POST forward_backward in protobuf"
-#: Delays in seconds between attempts to reach a lost server: the first, and the maximum.
+#: Delays in seconds between attempts to reach the server: the first, and the maximum.
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 8.0
 
 
@@ -26,7 +26,7 @@ def send_patiently(
     deadline: Deadline,
     final: frozenset[int] = frozenset(),
 ) -> dict[str, Any]:
-    """Send a numbered call, repeatedly while the server is lost; return the response.
+    """Send a numbered call, repeatedly while the server is unreachable; return the response.
 
     The server recognizes a repeated call by its number.
 
@@ -58,7 +58,7 @@ class ExampleSender:
     ) -> dict[str, Any]:
         """Send the examples in *body*, the JSON form of a call; return the response.
 
-        The first call finds out what the server reads.
+        The first call determines which format the server reads.
         """
         if _PROTOBUF_BODIES in self._transport.missing:
             return self._send_json(body, forward_only, deadline)

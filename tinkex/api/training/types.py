@@ -39,7 +39,7 @@ class Datum:
         for name in ("tokens", "target_tokens"):
             values = self.tokens if name == "tokens" else self.loss_fn_inputs.get(name, self.tokens)
             if not values or not are_token_ids(list(values)):
-                why = why_not_token_ids(list(values)) or "there are none"
+                why = why_not_token_ids(list(values)) or "the list is empty"
                 raise UsageError(f"{name} must be token ids: {why}")
         for name, numbers in self.loss_fn_inputs.items():
             if len(numbers) != size:
@@ -49,7 +49,7 @@ class Datum:
 
     @classmethod
     def from_example(cls, example: SupervisedExample, *, normalize: bool = False) -> Datum:
-        """Return the datum that trains the tokens of *example* with the loss ``cross_entropy``.
+        """Return a datum that trains *example* with the loss ``cross_entropy``.
 
         :param normalize: divide the weights by their sum, so that every example counts the same.
         """
@@ -90,7 +90,7 @@ def chunks_of(data: Sequence[Datum]) -> Iterator[Sequence[Datum]]:
 
 @dataclass(frozen=True)
 class AdamParams:
-    """Parameters of a step of the AdamW optimizer; each step may have others.
+    """Parameters of one AdamW optimizer step; they may change from step to step.
 
     :ivar weight_decay: decoupled from the gradient, as in AdamW.
     :ivar grad_clip_norm: maximum Euclidean norm of all gradients together; 0 for no limit.
@@ -114,7 +114,7 @@ class AdamParams:
                 raise UsageError(f"{name} must be 0 or more{limit}, not {value}")
 
     def body(self) -> dict[str, Any]:
-        """Return the JSON form, without the members that older servers do not know if unused."""
+        """Return the JSON form; unused members that older servers do not know are omitted."""
         optional = ("weight_decay", "grad_clip_norm")
         return {n: v for n, v in vars(self).items() if v or n not in optional}
 
@@ -125,8 +125,8 @@ class ForwardBackwardResult:
 
     :ivar outputs: name → numbers for each example; ``logprobs`` has the natural logarithm of the
         probability of each target token, under the weights before the next optimizer step.
-    :ivar metrics: numbers of the server, such as ``loss:sum``; the part after the colon says how
-        those of several requests are combined. Some servers send none.
+    :ivar metrics: metrics from the server, such as ``loss:sum``; the part after the colon says how
+        the values of several requests are combined. Some servers send none.
     """
 
     outputs: Sequence[Mapping[str, Sequence[float]]]
@@ -201,7 +201,7 @@ class TrainingFuture(Generic[T]):
     def result(self) -> T:
         """Wait for the operation and return its result.
 
-        Time in which the service reports that it is busy is not limited. While the service cannot
+        There is no time limit while the service reports that it is busy. While the service cannot
         be reached, polls are repeated until the timeout of the settings.
 
         :raises tinkex.exceptions.OperationFailed: the operation failed.

@@ -1,4 +1,4 @@
-"""The signed URL of a checkpoint's archive, which a service may first have to make."""
+"""The signed URL of a checkpoint's archive, which a service may have to create first."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class ArchiveURL:
 
     def _poll_archive(self, path: str) -> str:
         transport = self._transport
-        deadline = transport.deadline("the archive to be made")
+        deadline = transport.deadline("the archive to be created")
         interval = _FIRST_POLL
         # Every response is handled here: a redirect is the result, 503 means "not ready".
         request = Request(
@@ -114,7 +114,7 @@ class ArchiveURL:
             wait = asked if asked is not None and asked <= LONGEST_WAIT else interval
             if not deadline.allows(wait):
                 raise transport.refusal(response)
-            deadline.pause(wait, "the archive is being made")
+            deadline.pause(wait, "the archive is being created")
             interval = min(interval * 2, _LONGEST_POLL)
 
     def _location(self, response: Response, path: str) -> str:

@@ -196,10 +196,10 @@ class _Download:
         renewable = RenewableURL(lambda renew: self._archive_url.get() if renew else url)
         written = Written()
 
-        def fetch() -> LimitReached | None:
+        def fetch() -> Exception | None:
             try:
                 self._fetch_file(renewable, _ARCHIVE, label, on_size=check_space, written=written)
-            except LimitReached as error:  # trying again at once would not help
+            except Exception as error:  # raised when the extraction has ended, too
                 return error
             else:
                 written.end()
@@ -210,11 +210,11 @@ class _Download:
         with local_errors(staging.target):
             try:
                 works: tuple[Callable[[], Any], ...] = (fetch, partial(self._extract, written))
-                limit, files = map_ordered(operator.call, works, workers=2)
+                failure, files = map_ordered(operator.call, works, workers=2)
             finally:
                 written.fail()
-            if limit is not None:
-                raise limit
+            if failure is not None:
+                raise failure
             extracted: Files = files
             return extracted
 

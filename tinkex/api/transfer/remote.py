@@ -1,8 +1,8 @@
-"""Files of a checkpoint on the service, read where they are needed instead of downloaded.
+"""Random access to the files of a checkpoint on the service, without downloading all of them.
 
-A reader continues the response that it has, and skips to another position by a range request. If
-the storage has no ranges, it reads and drops the bytes in between. Nothing is written to the disk,
-except for the record of a temporary copy that some services make for a download.
+A reader continues the current response, and skips to another position with a range request. If the
+storage does not support ranges, it reads and discards the bytes in between. Nothing is written to
+disk, except for the record of a temporary copy that some services make for a download.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tinkex.api.http.transport import Transport
     from tinkex.api.resources.sessions import Sessions
 
-#: Maximum number of bytes that are read and dropped rather than skipped by a new request.
+#: Maximum number of bytes that are read and discarded rather than skipped by a new request.
 _SKIPPED = 1024 * 1024
 
 
@@ -49,7 +49,7 @@ class RemoteFiles:
 
         :returns: a seekable file, closed with the checkpoint's files.
         :raises NotFound: the checkpoint has no such file.
-        :raises tinkex.exceptions.TransportError: on reading, if the connection is lost for good.
+        :raises tinkex.exceptions.TransportError: while reading, if the connection is not restored.
         """
         if self._archive is not None:
             return self._member(self._archive, name)
@@ -179,7 +179,7 @@ class _RemoteFile(io.RawIOBase):
         super().close()
 
     def _move(self) -> None:
-        """Let the next byte received be that at the position."""
+        """Continue the response, or send a range request, to receive the byte at the position."""
         ahead = self._position - self._reached
         if ahead < 0 or (self._has_ranges and ahead > _SKIPPED):
             self._reader.close()

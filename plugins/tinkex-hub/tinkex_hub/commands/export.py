@@ -39,7 +39,7 @@ class ExportCheckpoint(ShowOne):
             "merged: the base model with the adapter added to its weights (default: peft)",
         )
         sources.add_base(
-            parser, "for peft, the model that the adapter names; required as a directory for merged"
+            parser, "the model that the adapter names; --to merged requires a directory"
         )
         parser.add_argument(
             "-o",
@@ -52,10 +52,11 @@ class ExportCheckpoint(ShowOne):
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         output = user_path(parsed_args.output)
-        if parsed_args.to == "merged" and not parsed_args.base:
+        base = parsed_args.base
+        if parsed_args.to == "merged" and not (base and user_path(base).is_dir()):
             raise UsageError(
-                "--to merged requires --base",
-                hint="Name the directory of the base model; 'hf download' downloads one.",
+                f"--to merged requires a directory as --base{f', not {base}' if base else ''}",
+                hint="Download the base model first: hf download MODEL --local-dir DIR",
             )
         with ExitStack() as stack:
             self._export(parsed_args, output, stack)
@@ -74,7 +75,7 @@ class ExportCheckpoint(ShowOne):
 
         check_new(output)
         directory, named = sources.fetched(self, parsed_args.source, stack)
-        adapter = sources.open_adapter(directory, stack)
+        adapter = sources.open_adapter(directory, parsed_args.source, stack)
         named = named or adapter.base_model
         base = sources.find_base(self, parsed_args.base, named)
         places = place(adapter, base)
@@ -83,11 +84,8 @@ class ExportCheckpoint(ShowOne):
             with new_directory(output, size) as new:
                 peft_format.write(adapter, places, named, new)
         else:
-            if base is None or base.directory is None:
-                raise UsageError(
-                    f"{parsed_args.base} is not a directory",
-                    hint="Download the model first: hf download MODEL --local-dir DIR",
-                )
+            assert base is not None  # checked by take_action()
+            assert base.directory is not None
             planned = merge.plan(adapter, places, base)
             self._total, self._done = merge.size_of(planned, base), 0
             with new_directory(output, self._total) as new:

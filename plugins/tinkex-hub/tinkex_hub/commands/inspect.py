@@ -25,7 +25,7 @@ _LOADS = {"all": "loads all tensors", "part": "loads a part", "nothing": "does n
 
 
 class InspectCheckpoint(ShowOne):
-    """Show modules and norms of an adapter, and what loads it."""
+    """Show the modules of an adapter, and what PEFT loads."""
 
     column_names = (
         "source", "base_model", "lora_rank", "lora_alpha", "dtype", "parameters", "size_bytes",
@@ -42,8 +42,8 @@ class InspectCheckpoint(ShowOne):
         parser.add_argument(
             "--norms",
             action="store_true",
-            help="also compute the norms of a checkpoint on the service, which reads all of it; "
-            "for a directory they are always computed",
+            help="also compute the norms of a checkpoint on the service; this reads the whole "
+            "checkpoint (directory: always computed)",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -51,7 +51,7 @@ class InspectCheckpoint(ShowOne):
         with ExitStack() as stack:
             directory = sources.directory_of(self, source)
             if directory is not None:
-                adapter, base_model = sources.open_adapter(directory, stack), None
+                adapter, base_model = sources.open_adapter(directory, source, stack), None
             else:
                 source = checkpoint_path(self, source)
                 base_model = sources.base_model_of(self, source)
@@ -78,10 +78,9 @@ class InspectCheckpoint(ShowOne):
         for name, value in record.items():
             is_text = isinstance(value, (_Modules, _Names, _Norm, _Verdict))
             text = value.human_readable() if is_text else plain_text(value)
-            first, *others = text.split("\n")
-            lines += (
-                [f"{heading(name)}: {first}", *(f"  {line}" for line in others)] if text else []
-            )
+            if text:
+                between = "\n" if isinstance(value, _Modules) else " "
+                lines.append(f"{heading(name)}:{between}{text}".replace("\n", "\n  "))
         return lines
 
     def _described(self, adapter: Adapter, *, with_norms: bool) -> dict[str, Any]:

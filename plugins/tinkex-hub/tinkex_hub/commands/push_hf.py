@@ -41,8 +41,7 @@ class PushHfCheckpoint(ShowOne):
         "pass show hf | tinkex checkpoint push-hf run-123:final --hf-token -",
     )
 
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_path(parser)
         parser.add_argument(
             "--raw",
@@ -79,9 +78,8 @@ class PushHfCheckpoint(ShowOne):
             help="Hugging Face token; - reads it from standard input, @FILE from a file [HF_TOKEN]",
         )
         parser.add_argument(
-            "--no-model-card", action="store_true", help="do not write a README.md if there is none"
+            "--no-model-card", action="store_true", help="do not create a model card (README.md)"
         )
-        return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         from tinkex.api import TinkerPath
@@ -92,7 +90,7 @@ class PushHfCheckpoint(ShowOne):
                 "a pull request always targets main", hint="Use either --revision or --create-pr."
             )
         if parsed_args.raw and parsed_args.base:
-            raise UsageError("--raw converts nothing", hint="Use either --raw or --base.")
+            raise UsageError("--raw does not convert tensors", hint="Use either --raw or --base.")
         self.client  # noqa: B018 - report a missing key before anything else
         path = TinkerPath.from_string(checkpoint_path(self, parsed_args.tinker_path))
         parsed_args.hf_token = self._token(parsed_args.hf_token)
@@ -246,7 +244,7 @@ class _Push:
         done = command.client.checkpoints.download(
             str(self._path), directory, on_progress=command.show_transfer
         )
-        adapter.check(directory)
+        adapter.check(directory, str(self._path))
         if not self._options.raw:
             self._convert(directory)
             return
@@ -256,13 +254,13 @@ class _Push:
         self._base_model = adapter.fill_base_model(directory, self._base_model)
 
     def _convert(self, directory: Path) -> None:
-        """Replace the adapter in *directory* by one in the format of PEFT."""
+        """Replace the adapter in *directory* with one in the format of PEFT."""
         from tinkex_hub import peft_format
         from tinkex_hub.placement import place
 
         new = self._scratch / "peft"
         with ExitStack() as stack:
-            found = sources.open_adapter(directory, stack)
+            found = sources.open_adapter(directory, str(self._path), stack)
             self._base_model = self._base_model or found.base_model
             base = sources.find_base(
                 self._command, self._options.base, self._base_model, self._options.hf_token

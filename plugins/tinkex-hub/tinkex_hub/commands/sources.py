@@ -29,7 +29,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         "source",
         metavar="<source>",
         help="directory of a downloaded checkpoint or of an adapter, or a checkpoint: "
-        "tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @latest",
+        "tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest, @latest or @ALIAS",
     )
 
 
@@ -38,10 +38,6 @@ def directory_of(command: ShowOne, source: str) -> Path | None:
 
     :raises LocalError: it can only be a directory, and there is none.
     """
-    from tinkex.api.paths import is_path
-
-    if is_path(source):
-        return None
     directory = user_path(source)
     if directory.is_dir():
         return directory
@@ -91,9 +87,10 @@ def base_model_of(command: ShowOne, path: str) -> str | None:
         return None
 
 
-def open_adapter(directory: Path, stack: ExitStack) -> Adapter:
+def open_adapter(directory: Path, label: str, stack: ExitStack) -> Adapter:
     """Open the adapter in *directory* until the end of *stack*.
 
+    :param label: the name of the directory or checkpoint in errors.
     :raises UsageError: there is no adapter, or it is not plain LoRA in a safetensors file.
     :raises LocalError: a file cannot be read, or is malformed.
     """
@@ -101,14 +98,14 @@ def open_adapter(directory: Path, stack: ExitStack) -> Adapter:
     from tinkex_hub.directories import open_file, read_json
     from tinkex_hub.lora import CONFIG, WEIGHTS, Adapter
 
-    adapter.check(directory)
+    adapter.check(directory, label)
     config = read_json(directory, CONFIG)
     try:
         file = stack.enter_context(open_file(directory, WEIGHTS))
     except FileNotFoundError as error:
         raise UsageError(
             f"the weights are not in {WEIGHTS}: a pickle may run any code when it is read",
-            hint="Convert them in the environment that wrote them.",
+            hint="Convert them to safetensors in the environment that wrote them.",
         ) from error
     return Adapter.open(config, file, str(directory / WEIGHTS))
 
@@ -129,7 +126,7 @@ def add_base(parser: argparse.ArgumentParser, default: str) -> None:
         "--base",
         metavar="<dir>",
         type=non_empty,
-        help="base model, whose names and shapes the adapter must fit: its directory, or its name "
+        help="base model whose names and shapes the adapter must have: its directory, or its name "
         f"on the Hugging Face Hub (default: {default})",
     )
 
@@ -137,12 +134,12 @@ def add_base(parser: argparse.ArgumentParser, default: str) -> None:
 def find_base(
     command: ShowOne, given: str | None, named: str | None, token: str | None = None
 ) -> BaseModel | None:
-    """Return the base model that ``--base`` names, or else *named*, the adapter's own.
+    """Return the base model that ``--base`` names, or else *named*, which the adapter names.
 
-    If the adapter's own is not available, a warning says so.
+    If *named* is not available, a warning says so.
 
     :param token: for the Hub.
-    :raises UsageError: the given one is not a directory, and not on the Hub.
+    :raises UsageError: *given* is neither a directory nor a model on the Hub.
     """
     from tinkex_hub import base_model, hub_models
 
@@ -158,6 +155,6 @@ def find_base(
         return hub_models.find(named, command.settings.timeout, token)
     except TinkexError as error:
         command.app.warn(f"The names and shapes are not checked: {error}")
-        hint = f"To check them, name the directory of {named} with --base."
+        hint = f"To check them: hf download {named} --local-dir DIR, then add --base DIR"
         command.app.warn(hint, prefix="Hint: ")
         return None

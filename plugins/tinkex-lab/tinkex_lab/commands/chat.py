@@ -1,4 +1,4 @@
-"""Talk to a model, on a terminal or with lines from a pipe."""
+"""Chat with a model on a terminal, or with lines from standard input."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tinkex.columns import printable
 from tinkex.commands.arguments import add_formats, check_stdin
@@ -35,27 +35,28 @@ if TYPE_CHECKING:
 #: Command → its operand, and its help.
 _COMMANDS = {
     "system": ("[TEXT]", "show or set the system message; - removes it"),
-    "reset": ("", "begin another conversation"),
-    "retry": ("", "replace the last answer by another one"),
+    "reset": ("", "start a new conversation"),
+    "retry": ("", "replace the last answer with a new one"),
     "undo": ("", "remove your last message and its answer"),
     "model": ("[NAME]", "show or change the model: a checkpoint or a base model"),
-    "params": ("[NAME [VALUE]]", "show or set sampling parameters; without VALUE, the default"),
-    "save": ("FILE", "write the messages to a file, which 'tinkex run --messages' reads"),
-    "help": ("", "show the commands"),
-    "exit": ("", "leave (also Ctrl-D)"),
+    "params": ("[NAME [VALUE]]", "show or set parameters; without VALUE, the default"),
+    "save": ("FILE", "write the messages to a file for 'run --messages'"),
+    "help": ("", "list the commands"),
+    "exit": ("", "end the chat (also Ctrl-D)"),
 }
-#: Part of the context above which its use is reported.
+#: Proportion of the context above which its use is reported.
 _NEARLY_FULL = 0.8
 
 
 class Chat(Command):
-    """Talk to a checkpoint or a base model."""
+    """Chat with a checkpoint or a base model."""
 
     notes = (
-        "On a terminal, Enter sends a message, and Alt-Enter begins a new line. Ctrl-C stops an "
-        "answer, and Ctrl-D leaves. Otherwise, each line of standard input is a message; a "
-        "backslash at the end of a line continues it. Lines such as /retry are commands; /help "
-        "lists them. With --seed, each answer uses the next seed."
+        "On a terminal, Enter sends a message, and Alt-Enter inserts a line break. Ctrl-C stops an "
+        "answer, and Ctrl-D ends the chat. If standard input is not a terminal, each of its lines "
+        "is a message; a backslash at the end of a line continues the message. A line that begins "
+        "with / is a command; /help lists the commands. With --seed, the seed increases by one "
+        "for each answer."
     )
     examples = (
         "tinkex chat run-123:final --system 'Answer briefly.'",
@@ -72,16 +73,19 @@ class Chat(Command):
             "a downloaded one, or metadata file",
         )
         parser.add_argument(
-            "--base-model", metavar="<id>", type=non_empty, help="base model to talk to instead"
+            "--base-model",
+            metavar="<id>",
+            type=non_empty,
+            help="base model, instead of a checkpoint",
         )
         parser.add_argument("--system", metavar="<text>", type=non_empty, help="system message")
         parser.add_argument(
             "--log",
             metavar="<path>",
-            help="file to append the conversations to, as JSON lines with messages, which "
-            "'run batch', 'score' and 'train sft' read",
+            help="JSONL file to append the conversations to; 'run batch', 'score' and 'train sft' "
+            "can read it",
         )
-        add_formats(parser, ("json",), "output format; one line of JSON for each answer")
+        add_formats(parser, ("json",), "output format: one line of JSON per answer")
         add_sampling_options(parser, single=True)
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
@@ -89,7 +93,7 @@ class Chat(Command):
 
         if bool(parsed_args.model_path) == bool(parsed_args.base_model):
             raise UsageError(
-                "a checkpoint or --base-model is required, not both",
+                "use either a checkpoint or --base-model",
                 hint="For example: tinkex chat run-123:final",
             )
         if not (self.app.stdin and self.app.stdin.isatty()):
@@ -111,9 +115,9 @@ class _Models:
         self._command, self._tokenizer, self._stack = command, tokenizer, stack
 
     def open(self, model_path: str | None, base_model: str | None) -> ChatModel:
-        """Return a model, which must have a chat template.
+        """Return a model with a chat template.
 
-        :raises ChatTemplateError: it has none.
+        :raises ChatTemplateError: the model has no chat template.
         """
         from tinkex_lab.conversation import ChatModel
 
@@ -131,14 +135,15 @@ class _Models:
             _ = tokenizer.stop_sequences
         except ChatTemplateError as error:
             error.hint = error.hint or (
-                "To sample without a template: tinkex run. To use the template of another model: "
-                "--tokenizer MODEL"
+                "To sample without a template, use 'tinkex run'. To use the template of another "
+                "model: --tokenizer MODEL"
             )
             raise
-        return ChatModel(path or name, sampling, tokenizer, self._context(name))
+        label = (model_path or name).removeprefix("tinker://")
+        return ChatModel(path or name, label, sampling, tokenizer, self._context(name))
 
     def find(self, text: str) -> ChatModel:
-        """Return the model that *text* names: a checkpoint, or else a base model."""
+        """Return the model named *text*: a checkpoint, or else a base model."""
         is_checkpoint = "@" in text or ":" in text or user_path(text).exists()
         return self.open(text, None) if is_checkpoint else self.open(None, text)
 
@@ -174,7 +179,7 @@ class _Session:
         :raises TinkexError: a message from a pipe could not be answered.
         """
         if self._is_interactive:
-            self._say(f"{self._talk.model.name}: /help lists commands, Ctrl-D leaves.")
+            self._say(f"{self._talk.model.label}: /help lists the commands, Ctrl-D ends the chat.")
         for text in self._typed() if self._is_interactive else self._piped():
             if text.strip() == "/exit":
                 return
@@ -183,7 +188,7 @@ class _Session:
             except KeyboardInterrupt:
                 if not self._is_interactive:
                     raise
-                self._say("Stopped. /retry asks again.")
+                self._say("Stopped. To ask again: /retry")
             except TinkexError as error:
                 if not self._is_interactive or isinstance(error, Unauthorized):
                     raise
@@ -196,7 +201,7 @@ class _Session:
             return
         if name[1:] not in _COMMANDS:
             raise UsageError(
-                f"no command {name}",
+                f"unknown command {name}",
                 hint="/help lists the commands. To send a message that begins with /, put a "
                 "space before it.",
             )
@@ -232,12 +237,15 @@ class _Session:
         self._say(f"Model: {self._talk.model.name}")
 
     def _params(self, text: str) -> None:
+        from tinkex_lab.conversation import DEFAULT_MAX_TOKENS
+
         name, _, value = text.partition(" ")
         if name:
             self._talk.set_param(name, value.strip())
+        defaults = {"max_tokens": DEFAULT_MAX_TOKENS, "seed": "random"}
         values = vars(self._talk.params) | {"stop": list(self._talk.params.stop)}
         for key, value in values.items():
-            self._say(f"{key} = {'default' if value is None else json.dumps(value)}")
+            self._say(f"{key} = {defaults[key] if value is None else json.dumps(value)}")
         context = self._talk.model.context
         limit = "" if context is None else f" of {context}"
         self._say(f"The conversation has {self._talk.size()}{limit} tokens.")
@@ -264,7 +272,7 @@ class _Session:
         if stdin is None:
             raise LocalError("cannot read standard input: it is closed")
         text = ""
-        while line := stdin.readline():
+        while line := self._line(stdin):
             text += line.rstrip("\r\n")
             if text.endswith("\\"):
                 text = text[:-1] + "\n"
@@ -274,6 +282,14 @@ class _Session:
             text = ""
         if text.strip():
             yield text
+
+    def _line(self, stdin: TextIO) -> str:
+        """Return the next line of *stdin*; if only the output is redirected, ask for it."""
+        if stdin.isatty():
+            self._command.clear_progress()
+            self._command.app.stderr.write("> ")
+            self._command.app.stderr.flush()
+        return stdin.readline()
 
     def _typed(self) -> Iterator[str]:
         """Yield what the user types; Ctrl-C drops a message, and Ctrl-D ends."""
@@ -292,7 +308,7 @@ class _Session:
         try:
             return self._command.data_dir / "chat-history"
         except LocalError as error:
-            self._say(f"No history: {error}.")
+            self._say(f"History is unavailable: {error}.")
             return None
 
     def _write(self, answer: Answer) -> None:

@@ -34,8 +34,8 @@ class Compare(Lister):
 
     is_action = True  # it samples, which costs money
     notes = (
-        "Every model gets the same prompts, parameters and seed. With --output, the results of "
-        "each model are a file of 'run batch', which 'grade' reads, too."
+        "Every model gets the same prompts, parameters and seed. --output writes the results of "
+        "each model to a file in the format of 'run batch', which 'grade' can read."
     )
     column_names = (
         *("id", "prompt", "sample", "model", "text", "stop_reason", "avg_logprob", "token_count"),
@@ -49,16 +49,16 @@ class Compare(Lister):
         parser.add_argument(
             "prompts",
             metavar="<prompts>",
-            help="prompts, in any form that 'run batch' reads from a file or a directory",
+            help="file or directory with prompts, in any format that 'run batch' reads",
         )
         add_models(parser)
         parser.add_argument(
             "-o",
             "--output",
             metavar="<dir>",
-            help="directory for the results of each model, which can be resumed",
+            help="directory for the results of each model; --resume needs it",
         )
-        parser.add_argument("--html", metavar="<path>", help="file for the comparison as HTML")
+        parser.add_argument("--html", metavar="<path>", help="HTML file for the comparison")
         parser.add_argument(
             "--resume", action="store_true", help="resume an interrupted comparison"
         )
@@ -88,12 +88,13 @@ class Compare(Lister):
         with _directory(parsed_args.output) as directory:
             files = [directory / f"{name}.jsonl" for name in _file_names(compared)]
             _check_new(files, parsed_args)
+            _ = self.client  # a missing key is reported before a status line
             for model, (path, base), file in zip(compared, chosen, files, strict=True):
                 self.status(f"Sampling {model.label}...")
                 self._failed |= self._sample(parsed_args, path, base, file)
             results = [{row.index: row for row in _results(file)} for file in files]
         if not any(results):
-            raise OperationFailed("no prompt was sampled", hint="The reasons are above.")
+            raise OperationFailed("all prompts failed", hint="The messages above show the reasons.")
         self.result = join(compared, prompts, results)
         if parsed_args.html is not None:
             from tinkex_lab.display import page
@@ -123,16 +124,14 @@ class Compare(Lister):
     def _check(self, parsed_args: argparse.Namespace) -> None:
         if parsed_args.prompts == "-":
             raise UsageError(
-                "the prompts cannot come from standard input, because each model reads them",
+                "the prompts cannot come from standard input, because they are read once per model",
                 hint="Write them to a file first.",
             )
         if parsed_args.resume and parsed_args.force:
             raise UsageError("use either --resume or --force")
         if parsed_args.output is None and (parsed_args.resume or parsed_args.force):
             option = "--resume" if parsed_args.resume else "--force"
-            raise UsageError(
-                f"{option} needs a directory", hint="Name it with --output: --output results"
-            )
+            raise UsageError(f"{option} requires --output", hint="For example: --output results")
         if parsed_args.html is not None:
             check_writable(parsed_args.html)
 
@@ -158,7 +157,7 @@ class Compare(Lister):
         base_model: str | None,
         file: Path,
     ) -> bool:
-        """Sample from one model, or resume that; return whether any row failed."""
+        """Sample from one model, or resume sampling; return whether any row failed."""
         app: Any = self.app
         batch = BatchRun(app, self.app_args, self.cmd_name)
         batch.is_temporary = parsed_args.output is None
@@ -183,7 +182,7 @@ def _rows(comparison: Comparison) -> Iterator[tuple[Any, ...]]:
 
 @contextmanager
 def _directory(output: str | None) -> Iterator[Path]:
-    """Yield the directory for the results; a temporary one without *output*."""
+    """Yield the directory *output*, or a temporary one without *output*."""
     if output is not None:
         yield user_path(output)
         return
@@ -192,16 +191,16 @@ def _directory(output: str | None) -> Iterator[Path]:
     except OSError as error:
         raise LocalError(
             f"cannot create a temporary directory: {error.strerror}",
-            hint="Name a directory with --output.",
+            hint="Use --output to name a directory.",
         ) from error
     with directory as name:
         yield Path(name)
 
 
 def _file_names(models: Sequence[Model]) -> list[str]:
-    """Return a file name for each model, which does not depend on the other models.
+    """Return a file name for each model, independent of the other models.
 
-    :raises UsageError: two are the same model.
+    :raises UsageError: two of *models* are the same.
     """
     names = [re.sub(r"[^\w.-]+", "-", model.name.removeprefix("tinker://")) for model in models]
     for number, name in enumerate(names):

@@ -24,8 +24,9 @@ class Grade(Lister):
     """Grade the results of 'run batch' by checks."""
 
     notes = (
-        "A sample passes if it passes all checks. FIELD is a member of the prompt's row, such as "
-        "the reference answer; a list has alternatives. Nothing is sampled."
+        "A sample passes if it passes all checks. FIELD is a field of the prompt's row, such as "
+        "the reference answer; if it is a list, one of its items must match. The samples are read "
+        "from the file, so this costs nothing."
     )
     operation = "Grading"
     column_names = ("group", "rows", "samples", "pass_at_1", "k", "pass_at_k", "truncation_rate")
@@ -47,15 +48,15 @@ class Grade(Lister):
             type=non_empty,
             action="append",
             default=[],
-            help=f"what a sample must pass; may be repeated: {FORMS}",
+            help=f"check that a sample must pass; may be repeated: {FORMS}",
         )
         parser.add_argument(
             "--exec-timeout",
             metavar="<seconds>",
             type=number(0, above=True),
             default=10.0,
-            help="seconds after which the command of exec: is killed, and the sample has not "
-            "passed (default: 10)",
+            help="time limit for each command of exec:; after that, it is killed, and the sample "
+            "fails (default: 10)",
         )
         parser.add_argument(
             *("-k", "--pass-at"),
@@ -64,16 +65,19 @@ class Grade(Lister):
             help="k of pass@k (default: the smallest number of samples of a row)",
         )
         parser.add_argument(
-            "--group-by", metavar="<field>", type=non_empty, help="also grade by this field"
+            "--group-by",
+            metavar="<field>",
+            type=non_empty,
+            help="field by which to group the results",
         )
         parser.add_argument(
             "--fail-under",
             metavar="<float>",
             type=number(0, 1),
-            help="exit with 1 if pass@1 of all rows is lower",
+            help="exit with code 1 if pass@1 of all rows is lower",
         )
         parser.add_argument(
-            "--per-row", metavar="<path>", help="file for the outcome of each row, as JSON lines"
+            "--per-row", metavar="<path>", help="JSONL file for the outcome of each row"
         )
 
     def run(self, parsed_args: argparse.Namespace) -> int:
@@ -87,7 +91,7 @@ class Grade(Lister):
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         checks = [parse_check(spec, parsed_args.exec_timeout) for spec in parsed_args.check]
         if not checks:
-            raise UsageError("--check is required", hint=f"Checks: {FORMS}.")
+            raise UsageError("--check is required", hint=f"Valid checks: {FORMS}.")
         if parsed_args.per_row is not None:
             check_writable(parsed_args.per_row)
         total, groups, lines = Tally(), dict[str, Tally](), list[str]()
@@ -104,14 +108,14 @@ class Grade(Lister):
         k = parsed_args.pass_at or fewest
         if k > fewest:
             raise UsageError(
-                f"pass@{k} needs at least {k} samples of each row, and a row has {fewest}",
+                f"pass@{k} needs at least {k} samples per row, but one row has {fewest}",
                 hint=f"Sample again with --num-samples {k}, or use -k {fewest} or less.",
             )
         if parsed_args.per_row is not None:
             write_atomically(parsed_args.per_row, "".join(lines))
         self._report_failed_rows(parsed_args.results)
         if count := sum(check.timeouts for check in checks if isinstance(check, Program)):
-            self.status(f"Killed after {parsed_args.exec_timeout:g} s: {count} checks.")
+            self.status(f"Checks killed after {parsed_args.exec_timeout:g} s: {count}.")
         rows = [_values(name, tally, k) for name, tally in groups.items()]
         rows.append(_values(None, total, k))
         self.result = dict(zip(self.column_names[1:], rows[-1][1:], strict=True))
@@ -122,20 +126,20 @@ class Grade(Lister):
         return "\t".join([plain_text(group.human_readable()), *map(_rounded, rest)])
 
     def _report_failed_rows(self, name: str) -> None:
-        """Report rows that were not sampled: ``run batch`` writes them to a separate file."""
+        """Report rows that could not be sampled, which ``run batch`` writes to another file."""
         path = Path(f"{str(user_path(name)).removesuffix('.jsonl')}.failed.jsonl")
         try:
             count = len(path.read_bytes().splitlines()) if name != "-" else 0
         except OSError:
             return
         if count:
-            self.status(f"Rows without samples, which are not graded: {count}; see {path}.")
+            self.status(f"Rows that could not be sampled and are not graded: {count}; see {path}.")
 
 
 def _graded(
     rows: Iterable[ResultRow], checks: Sequence[Check]
 ) -> Iterator[tuple[ResultRow, list[bool]]]:
-    """Yield each row with whether each of its samples passes."""
+    """Yield each row, and for each of its samples whether it passes."""
 
     def graded(row: ResultRow) -> tuple[ResultRow, list[bool]]:
         return row, [_passes(row, number, checks) for number in range(len(row.sequences))]
@@ -156,7 +160,7 @@ def _passes(row: ResultRow, number: int, checks: Sequence[Check]) -> bool:
     if text is None:
         raise UsageError(
             f"{row.where} has token ids instead of text",
-            hint="Name the tokenizer of the model: tinkex run batch … --tokenizer MODEL",
+            hint="Sample again with a tokenizer: tinkex run batch … --tokenizer MODEL",
         )
     return all(check(row, text) for check in checks)
 

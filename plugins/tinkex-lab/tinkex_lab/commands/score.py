@@ -1,4 +1,4 @@
-"""Score data under models: how likely is each token?"""
+"""Measure the likelihood of data under models."""
 
 from __future__ import annotations
 
@@ -57,14 +57,13 @@ class _Scored:
 
 
 class Score(Lister):
-    """Score data under models: NLL per token, perplexity, bits per byte."""
+    """Measure how well models predict data."""
 
-    is_action = True  # it sends a request for each row, which costs money
     operation = "Scoring"
     notes = (
-        "These tokens count: replies of the assistant, completions with the token that ends them, "
-        "and all tokens of a text except the first. Special tokens do not count in bits per byte. "
-        "Only bits per byte are comparable between models with different tokenizers."
+        "The NLL (negative log-likelihood) includes the assistant's replies, completions with "
+        "their end token, and all tokens of a text except the first. Bits per byte exclude special "
+        "tokens; only they are comparable between models with different tokenizers."
     )
     column_names = (
         *("model", "base_model", "rows", "tokens", "nll", "perplexity", "bits_per_byte"),
@@ -89,18 +88,18 @@ class Score(Lister):
             "--max-length",
             metavar="<int>",
             type=integer(2),
-            help="maximum number of tokens of an example (default: what the models' context "
-            "allows, if known)",
+            help="maximum number of tokens per example (default: limited by the context of the "
+            "models, if known)",
         )
         parser.add_argument(
-            "--per-row", metavar="<path>", help="file for the scores of each row, as JSON lines"
+            "--per-row", metavar="<path>", help="JSONL file for the scores of each row"
         )
         parser.add_argument(
             "--fail-above",
             metavar="<float>",
             type=number(0),
-            help="exit with 1 if the NLL per token of a checkpoint is higher (of a base model, if "
-            "no checkpoint is given)",
+            help="exit with code 1 if the NLL per token of a checkpoint is higher; without a "
+            "checkpoint, that of a base model",
         )
         parser.add_argument(
             "--concurrency",
@@ -134,7 +133,7 @@ class Score(Lister):
             self._build(models, rows, parsed_args.max_length)
             try:
                 scores = [self._score(model, parsed_args) for model in models]
-            finally:  # what was scored before an interruption, too
+            finally:  # also after an interruption
                 if parsed_args.per_row is not None and self._lines:
                     write_atomically(parsed_args.per_row, "".join(self._lines))
         self.result = scores = marked_best(scores)
@@ -181,7 +180,7 @@ class Score(Lister):
     def _build(
         self, models: list[_Scored], rows: list[SupervisedRow], max_length: int | None
     ) -> None:
-        """Build the examples for each model, before anything is sent."""
+        """Build the examples for each model, before the first request."""
         from tinkex.api import ExampleBuilder
         from tinkex_lab.scoring import build_items
 
@@ -237,9 +236,9 @@ class Score(Lister):
     def _scored(
         self, model: _Scored, concurrency: int | None
     ) -> Iterator[tuple[Item, Likelihood | TinkexError]]:
-        """Yield the likelihood of each example as it is received, or why there is none.
+        """Yield the likelihood of each example as it is received, or its error.
 
-        :raises TinkexError: an error that would end the other rows, too.
+        :raises TinkexError: an error that would affect all other rows, too.
         """
         from tinkex_lab.scoring import Scorer
 
@@ -251,7 +250,7 @@ class Score(Lister):
                 self.show_count(f"Scoring {model.name}", done, len(model.items))
                 error = result.error
                 if isinstance(error, LogprobsUnavailable):
-                    error.hint = "Scores need prompt logprobs; use a server that returns them."
+                    error.hint = "Use a server that returns the logprobs of prompts."
                 if error is not None and (isinstance(error, _FATAL) or error.category == "server"):
                     raise error
                 if result.response is None:
@@ -277,7 +276,7 @@ class Score(Lister):
 def _requests(items: list[Item]) -> Iterator[SampleRow]:
     from tinkex.api import Logprobs, SampleRow, SamplingParams
 
-    params = SamplingParams(max_tokens=1)  # no server generates nothing
+    params = SamplingParams(max_tokens=1)  # the minimum that servers accept
     for item in items:
         tokens = list(item.example.tokens)
         last = len(tokens) - item.first

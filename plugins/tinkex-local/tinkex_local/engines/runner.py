@@ -6,7 +6,7 @@ engine in turn, and a poll that waits for a slot computes other requests. If the
 unfinished sample starts over with its stored seed and gives the same result.
 
 The requests of a run in training are computed in the order of their numbers, one at a time: a poll
-for one of them computes those before it first.
+for one of them first computes those before it.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Runner:
             self._changed.notify_all()
 
     def _progress(self, row: dict[str, Any], deadline: float) -> str | None:
-        """Compute a request or one before it; return why that has to wait, if it has to."""
+        """Compute a request or an earlier one; return the reason if it must wait."""
         if row["kind"] != "sample":
             first = operations.first_pending(self._service, row["scope"])
             if first is None:  # another poll has just finished it

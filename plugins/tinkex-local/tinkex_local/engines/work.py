@@ -1,4 +1,4 @@
-"""What polls compute: sampling requests, and the requests of runs in training."""
+"""The computations of polls: sampling requests, and the requests of runs in training."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Worker:
         metrics = {name: float(value) for name, value in result.metrics.items()}
         for name, value in metrics.items():
             if not math.isfinite(value):
-                raise OperationError(f"The metric {name} is {value}; no gradients were added")
+                raise OperationError(f"The metric {name} is {value}, not a finite number")
         arrays = protobuf.forward_backward_output(result.outputs, metrics)
         outcome = {"type": row["kind"], "metrics": metrics}
         if not batch.backward:

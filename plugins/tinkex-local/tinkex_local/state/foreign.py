@@ -1,4 +1,4 @@
-"""Adds adapters from elsewhere: PEFT directories, and downloads from other Tinker services."""
+"""Imports adapters: PEFT directories, and downloads from other Tinker services."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import stat
 from collections.abc import Mapping
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 #: Largest file that is read, in bytes.
 LARGEST = 8 * 1024**3
-#: Settings of PEFT that change the result and are not supported, with the value that is.
+#: Settings of PEFT that change the result → the only supported value.
 _ONLY: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA", None),
     "bias": ("none", None),
@@ -39,13 +40,27 @@ _ONLY: dict[str, tuple[Any, ...]] = {
 _FACTOR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
 #: Tinker's names of the output layer.
 _OUTPUT = ("unembed_tokens", "model.unembed_tokens", "model.lm_head")
+_PLAIN = "Only plain LoRA is supported, with one rank for all modules."
+_OTHER_MODEL = "Check that the base model is the one that the adapter was trained for."
+_DAMAGED = "Download or copy it again."
 _LARGEST_RANK, _LARGEST_ALPHA = 1024, 1e6
 
 Tensors = dict[str, "NDArray[Any]"]
 
 
 class ForeignError(Exception):
-    """A directory is not an adapter that can be added; the message is a clause for users."""
+    """The directory is not an adapter that can be added; the message is a clause for users.
+
+    :ivar hint: how the user can fix it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        hint: str = f"Name the directory of an adapter, with the files {CONFIG} and {TENSORS}.",
+    ) -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 def add(service: Service, directory: Path, name: str, base_model: str | None) -> dict[str, Any]:
@@ -55,7 +70,7 @@ def add(service: Service, directory: Path, name: str, base_model: str | None) ->
 
     :param name: name of the checkpoint.
     :param base_model: ``None`` for the one that the adapter's configuration names.
-    :raises ForeignError: it is not an adapter, or not for this model.
+    :raises ForeignError: it is not an adapter, or does not fit the model.
     :raises OperationError: the disk is full or not writable.
     """
     config = _read_config(directory)
@@ -64,14 +79,15 @@ def add(service: Service, directory: Path, name: str, base_model: str | None) ->
     if model is None:
         known = ", ".join(entry.name for entry in service.models.all())
         raise ForeignError(
-            f"its base model {model_name!r} is not in this service, which has: {known}"
+            f"its base model {model_name!r} is not in this service; available: {known}",
+            "Add the model with 'tinkex local model add', or name another with --base-model.",
         )
     given = read_tensors(directory)
     spec = _spec(model.name, config["r"], given)
     try:
         adapter.check(spec, model.facts)
     except OperationError as error:
-        raise ForeignError(str(error)) from error
+        raise ForeignError(str(error), "Name another model with --base-model.") from error
     scaled = _checked(given, spec, model.facts, _scale(config) * spec.rank / ALPHA)
     write = partial(adapter.write, spec=spec, facts=model.facts, known=scaled)
     staged = checkpoints.stage(service, write)
@@ -95,7 +111,7 @@ def _read(directory: Path, name: str) -> bytes:
     path = directory / name
     try:
         if path.is_symlink():
-            raise ForeignError(f"{path} is a link; copy the file it refers to")
+            raise ForeignError(f"{path} is a link", "Replace it with the file.")
         with open(path, "rb", opener=lambda path, mode: os.open(path, mode | flags)) as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
@@ -106,7 +122,8 @@ def _read(directory: Path, name: str) -> bytes:
     except FileNotFoundError as error:
         raise ForeignError(f"{directory} has no {name}") from error
     except OSError as error:
-        raise ForeignError(f"cannot read {path}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise ForeignError(f"cannot read {path}: {reason}", "Check the permissions.") from error
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
@@ -114,17 +131,17 @@ def _read_config(directory: Path) -> dict[str, Any]:
     try:
         config = json.loads(_read(directory, CONFIG))
     except (ValueError, RecursionError) as error:
-        raise ForeignError(f"{path} is not valid JSON") from error
+        raise ForeignError(f"{path} is not valid JSON", _DAMAGED) from error
     if not isinstance(config, dict):
-        raise ForeignError(f"{path} does not contain a JSON object")
+        raise ForeignError(f"{path} does not contain a JSON object", _DAMAGED)
     for key, values in _ONLY.items():
         if config.get(key) not in values:
-            raise ForeignError(f"{path}: {key} {str(config[key])[:60]} is not supported")
+            raise ForeignError(f"{path}: {key} {str(config[key])[:60]} is not supported", _PLAIN)
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if type(rank) is not int or not 0 < rank <= _LARGEST_RANK:
-        raise ForeignError(f"{path}: r is not a whole number from 1 to {_LARGEST_RANK}")
+        raise ForeignError(f"{path}: r is not a whole number from 1 to {_LARGEST_RANK}", _PLAIN)
     if type(alpha) not in (int, float) or not abs(alpha or 0) < _LARGEST_ALPHA:
-        raise ForeignError(f"{path}: lora_alpha is not a number below {_LARGEST_ALPHA:g}")
+        raise ForeignError(f"{path}: lora_alpha is not a number below {_LARGEST_ALPHA:g}", _PLAIN)
     return config
 
 
@@ -142,10 +159,11 @@ def read_tensors(directory: Path) -> Tensors:
     try:
         found: list[tuple[str, dict[str, Any]]] = deserialize(raw)  # type: ignore[no-untyped-call]
     except (SafetensorError, ValueError) as error:
-        raise ForeignError(f"{directory / TENSORS} is not a safetensors file: {error}") from error
+        what = f"{directory / TENSORS} is truncated, or not a safetensors file"
+        raise ForeignError(what, _DAMAGED) from error
     tensors: Tensors = {}
     unknown = []
-    for name, tensor in found:
+    for name, tensor in sorted(found, key=itemgetter(0)):  # their order varies
         match = _FACTOR.fullmatch(name)
         if match is None:
             unknown.append(name)
@@ -153,11 +171,11 @@ def read_tensors(directory: Path) -> Tensors:
         module = UNEMBED[0] if match[1] in _OUTPUT else match[1]
         full = f"base_model.model.{module}.lora_{match[2]}.weight"
         if full in tensors:
-            raise ForeignError(f"{directory / TENSORS} has {full} twice")
+            raise ForeignError(f"{directory / TENSORS} contains {full} twice", _PLAIN)
         tensors[full] = _as_float(name, tensor)
     _refuse_unknown(unknown)
     if not tensors:
-        raise ForeignError(f"{directory / TENSORS} has no tensors")
+        raise ForeignError(f"{directory / TENSORS} has no tensors", _DAMAGED)
     return tensors
 
 
@@ -166,14 +184,14 @@ def _as_float(name: str, tensor: Mapping[str, Any]) -> NDArray[Any]:
 
     kinds = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2"}
     if tensor["dtype"] not in kinds:
-        raise ForeignError(f"{name} has the element type {tensor['dtype']}")
+        raise ForeignError(f"{name} has the unsupported element type {tensor['dtype']}", _PLAIN)
     values = np.frombuffer(tensor["data"], kinds[tensor["dtype"]])
     if tensor["dtype"] == "BF16":  # the upper half of a float32
         values = (values.astype(np.uint32) << 16).view(np.float32)
     with np.errstate(over="ignore"):
         values = values.astype(np.float32).reshape(tensor["shape"])
     if not np.isfinite(values).all():
-        raise ForeignError(f"{name} contains a value that is not finite")
+        raise ForeignError(f"{name} contains a value that is not finite", _DAMAGED)
     return values
 
 
@@ -197,16 +215,17 @@ def _checked(given: Tensors, spec: AdapterSpec, facts: ModelFacts, factor: float
         expected[f"{module}.lora_B.weight"] = (outputs, spec.rank)
     _refuse_unknown([name for name in given if name not in expected])
     scaled: Tensors = {}
-    for name, values in given.items():
+    for name, values in sorted(given.items()):  # safetensors returns them in random order
         if values.shape != expected[name]:
             raise ForeignError(
                 f"{name} has the shape {list(values.shape)}; the model and r require "
-                f"{list(expected[name])}"
+                f"{list(expected[name])}",
+                _OTHER_MODEL,
             )
         module, _, suffix = name.rpartition(".lora_")
         other = {"A": "B", "B": "A"}[suffix[0]]
         if f"{module}.lora_{other}.weight" not in given:
-            raise ForeignError(f"{module} has no factor {other}")
+            raise ForeignError(f"{module} has no factor {other}", _DAMAGED)
         scaled[name] = values * np.float32(factor) if ".lora_B." in name else values
     return scaled
 
@@ -215,4 +234,5 @@ def _refuse_unknown(names: list[str]) -> None:
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         shown = ", ".join(name[:100] for name in sorted(names)[:3])
-        raise ForeignError(f"the model has no modules for these tensors: {shown}{more}")
+        what = f"the model has no modules for these tensors: {shown}{more}"
+        raise ForeignError(what, _OTHER_MODEL)

@@ -223,7 +223,7 @@ def find(service: Service, request_id: str) -> dict[str, Any]:
 
 
 def arrays(service: Service, request_id: str) -> bytes | None:
-    """Return the arrays of a request, or of its result; ``None``: there are none any more."""
+    """Return the arrays of a request, or of its result; ``None`` if there are none."""
     query = "SELECT data FROM operations WHERE request_id = ?"
     data: bytes | None = service.store.scalar(query, request_id)
     return data

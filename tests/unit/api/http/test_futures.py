@@ -51,10 +51,19 @@ def test_it_is_asked_until_the_result_is_there(not_yet, poll, server, naps):
 
 
 def test_408_408_and_a_slow_answer_mean_again(poll, server, waits, naps, monkeypatch):
-    monkeypatch.setattr(futures, "POLL_TIMEOUT", 0.3)
+    def then(seconds, reply):
+        """Answer, and let the next poll take so long at most."""
+
+        def answer(_):
+            monkeypatch.setattr(futures, "POLL_TIMEOUT", seconds)
+            return reply
+
+        return answer
+
+    never = server.reply(DONE, delay=NEVER)
+    slow = [*[never] * futures.MAX_FAILURES, then(60, never)]
     ended = server.reply({"detail": "x", "queue_state": "paused_rate_limit"}, 408)
-    slow = [server.reply(DONE, delay=NEVER)] * (futures.MAX_FAILURES + 1)
-    assert poll(ended, server.reply("Timeout", 408), *slow, DONE) == DONE
+    assert poll(ended, then(0.3, server.reply("Timeout", 408)), *slow, DONE) == DONE
     assert waits[0].queue_state == "paused_rate_limit"
     assert [w.retry_in for w in waits] == [None] * (2 + len(slow))
 

@@ -102,8 +102,8 @@ def test_a_layout_that_is_given_decides():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("{", "line 2: not JSON"),
-        ("[" * 100_000, "line 2: not JSON"),
+        ("{", r"line 2: not JSON: Expecting property name[^:]* \(column 2\)$"),
+        ("[" * 100_000, "line 2: not JSON: it is nested too deeply"),
         ("[1]", r"line 2: a row must be a JSON object, not \[1\]"),
         ('"x"', 'line 2: a row must be a JSON object, not "x"'),
         ({"txt": "a"}, r"must have one of 'messages', .* not only \[\"txt\"\]"),
@@ -131,6 +131,7 @@ def test_malformed_rows_are_refused_with_their_place(row, message):
     with pytest.raises(UsageError, match=message) as caught:
         read({"text": "a"}, row)
     assert str(caught.value).startswith("d.jsonl, line 2: ")
+    assert "a JSON object on its own line" in str(caught.value.hint)
 
 
 def test_files_that_cannot_be_read(monkeypatch):

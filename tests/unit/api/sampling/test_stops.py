@@ -132,7 +132,7 @@ def test_they_are_added_to_the_stop_sequences_of_the_caller(template, own, stop,
 
 
 def test_token_ids_of_the_caller_cannot_be_combined_with_strings(tokenizer):
-    with pytest.raises(UsageError, match="stop must be strings too"):
+    with pytest.raises(UsageError, match="stop must contain strings"):
         tokenizer(PLAIN).stop_sequences.added_to(SamplingParams(stop=(7,)))
 
 

@@ -227,7 +227,7 @@ def test_other_examples_lose_tokens_at_the_end(tokenizer):
     assert (shown(known, example), example.is_truncated) == (A + "[h]", True)
     (example,) = ExampleBuilder(known, max_length=size + 3).build(conversation("hi", "ho"))
     assert (shown(known, example), example.is_truncated) == (A + "[ho>]", False)
-    with pytest.raises(UsageError, match=rf"line 1: no token to train within the first {size}"):
+    with pytest.raises(UsageError, match=rf"line 1: no token to train in the first {size} tokens"):
         ExampleBuilder(known, max_length=size).build(conversation("hi", "ho"))
     with pytest.raises(UsageError, match="at least 2 tokens, not 1"):
         ExampleBuilder(known, max_length=1)
@@ -237,11 +237,11 @@ def test_other_examples_lose_tokens_at_the_end(tokenizer):
     ("template", "content", "message"),
     [
         (CHATML, {"text": "x"}, "no token to train"),
-        (CHATML, {"messages": [{"role": "user", "content": "x"}]}, "no message of the assistant"),
+        (CHATML, {"messages": [{"role": "user", "content": "x"}]}, "no assistant message"),
         (
             CHATML,
             {"messages": [{"role": "user", "content": "x", "trainable": True}]},
-            "only messages of the assistant",
+            "only assistant messages",
         ),
         ("{{ raise_exception('no') }}", conversation("a", "b").source, "template rejects .* no"),
         (TAGGED, conversation("a", "\ufdd0").source, "contain the characters U"),

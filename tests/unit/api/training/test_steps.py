@@ -242,7 +242,7 @@ def test_examples_become_data():
 @pytest.mark.parametrize(
     ("tokens", "inputs", "message"),
     [
-        ([], {}, "tokens must be token ids: there are none"),
+        ([], {}, "tokens must be token ids: the list is empty"),
         ([-1], {}, "tokens must be token ids"),
         ([1], {"target_tokens": [1.5]}, "target_tokens must be token ids"),
         ([1], {"weights": [1.0, 2.0]}, "weights must have 1 items, not 2"),

@@ -191,7 +191,7 @@ def test_an_archive_in_the_making_is_waited_for(status, server, client, target, 
     server.on("GET", place, making, making, server.reply(status=302, headers=headers))
     server.on("GET", "/a", server.reply(tar(FILES)))
     client.checkpoints.download(SAMPLER, target)
-    assert [w.reason for w in waits] == ["the archive is being made"] * 2
+    assert [w.reason for w in waits] == ["the archive is being created"] * 2
     assert naps == [1, 2]
     server.on("GET", place, making)
     with pytest.raises(APIError, match="still being created"):
