@@ -255,10 +255,20 @@ def read_bytes(name: str, stdin: TextIO | None, limit: int = MAX_INPUT) -> bytes
     return bytes(content)
 
 
-def check_writable(name: str) -> None:
+def is_within(path: Path, source: str) -> bool:
+    """Return whether *path* is the file *source*, or in the directory *source*."""
+    origin, place = (Path(os.path.realpath(p)) for p in (user_path(source), path))
+    if not origin.exists() or not (origin.is_dir() or origin.is_file()):  # such as a terminal
+        return False
+    return place.is_relative_to(origin) or (place.exists() and place.samefile(origin))
+
+
+def check_writable(name: str, *sources: str | None) -> None:
     """Check in advance that the file *name* can be written.
 
-    :raises LocalError: it is a directory, or its directory cannot be created or written to.
+    :param sources: files and directories that the command reads; ``None`` and ``-`` are ignored.
+    :raises LocalError: it is a directory, its directory cannot be created or written to, or it is
+        one of *sources*.
     """
     if name == "-":
         raise LocalError(
@@ -271,6 +281,8 @@ def check_writable(name: str) -> None:
     problem = None
     if target.is_dir():
         problem = "it is a directory"
+    elif any(is_within(target, source) for source in sources if source not in (None, "-")):
+        problem = "it contains the input"
     elif not parent.is_dir():
         problem = f"{parent} is not a directory"
     elif not all(os.access(path, os.W_OK) for path in (parent, target) if path.exists()):

@@ -46,6 +46,13 @@ def test_check_writable(tmp_path):
             check_writable(str(path))
     check_writable(str(tmp_path / "not" / "yet" / "f"))
     assert os.listdir(tmp_path) == ["file"]
+    (tmp_path / "hard").hardlink_to(tmp_path / "file")
+    (tmp_path / "soft").symlink_to("file")
+    for name, source in (("file", "file"), ("hard", "file"), ("soft", "file"), ("new", ".")):
+        with pytest.raises(LocalError, match="it contains the input"):
+            check_writable(str(tmp_path / name), None, "-", str(tmp_path / source))
+    check_writable("/dev/null", "/dev/null")
+    check_writable(str(tmp_path / "new"), str(tmp_path / "none"))
 
 
 def test_input_is_bounded(tmp_path):

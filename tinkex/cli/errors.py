@@ -96,6 +96,10 @@ FOREIGN = (
     ("checkpoint", "save create"),
     ("config set", "set"),
     ("tokens encode", "tokenize"),
+    ("train sft", "train finetune fine-tune sft"),
+    ("score", "eval evaluate perplexity"),
+    ("chat", "talk"),
+    ("checkpoint export", "merge"),
     ("auth login", "api-key configure init key setup signin token"),
     ("complete", "completion"),
     ("billing usage", "cost usage"),
@@ -118,8 +122,6 @@ FOREIGN = (
 #: Words that are not commands, separated by commas → the hint about them.
 _NO_COMMANDS = {
     "interactive, repl, shell": "Type 'tinkex' alone for the interactive shell.",
-    "finetune, fine-tune, train, sft": "'tinkex train sft' fine-tunes a model; its plugin: "
-    "pip install tinkex-train",
     "install, plugin install": "A plugin is a Python package: pip install NAME",
     "update, upgrade": "Update it as it was installed: pip install --upgrade tinkex",
 }
@@ -305,8 +307,15 @@ def unknown_command(
     typed = " ".join(words)
     known = sorted(known)
     below = [name for name in known if name.startswith(words[0] + " ")]
+    meant = (typed, *(name for name in _translated(words[0]) if name not in known))
     plugin = next(
-        (of for name, of in _PLUGIN_COMMANDS.items() if f"{typed} ".startswith(f"{name} ")), None
+        (
+            _PLUGIN_COMMANDS[n]
+            for m in meant
+            for n in _PLUGIN_COMMANDS
+            if f"{m} ".startswith(f"{n} ")
+        ),
+        None,
     )
     about = {words[0], " ".join(words[:2])}
     said = next((said for no, said in _NO_COMMANDS.items() if about & set(no.split(", "))), None)

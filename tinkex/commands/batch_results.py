@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from tinkex.exceptions import LocalError, UsageError
-from tinkex.files import acquire_lock, check_writable, replacing, user_path, write_atomically
+from tinkex.files import (
+    acquire_lock,
+    check_writable,
+    is_within,
+    replacing,
+    user_path,
+    write_atomically,
+)
 
 __all__ = ["ResultsFile", "ResultsMoved"]
 
@@ -62,11 +69,10 @@ class ResultsFile:
         :param prompts: name of a file or directory.
         :raises UsageError: one is, or it would be in the prompts directory.
         """
-        source = Path(os.path.realpath(user_path(prompts)))
+        is_directory = user_path(prompts).is_dir()
         for path in (self._path, self.failed_path, self._record_path):
-            place = Path(os.path.realpath(path))
-            if place.is_relative_to(source) or (place.exists() and place.samefile(source)):
-                is_in = "is among the prompts" if source.is_dir() else "contains the prompts"
+            if is_within(path, prompts):
+                is_in = "is among the prompts" if is_directory else "contains the prompts"
                 raise UsageError(
                     f"{path} {is_in}", hint="Choose another file for the results with --output."
                 )

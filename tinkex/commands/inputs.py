@@ -161,7 +161,7 @@ def read_messages(file: str, stdin: TextIO | None = None) -> list[dict[str, Any]
             f"{file} is not UTF-8 text (byte {error.start})", hint="Convert it with iconv."
         ) from error
     except (ValueError, RecursionError) as error:
-        many = " For several conversations: tinkex run batch"
+        many = "; for several conversations: tinkex run batch"
         raise UsageError(f"{where} is not a JSON list of messages", hint=hint + many) from error
     if isinstance(value, dict):
         value = value.get("messages")

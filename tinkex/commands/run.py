@@ -102,7 +102,7 @@ class Sample(Lister):
         model_path, base_model = checked_model(self, parsed_args, "run")
         prompt = self._prompt(parsed_args)
         if parsed_args.output is not None:
-            check_writable(parsed_args.output)
+            check_writable(parsed_args.output, parsed_args.prompt_file, parsed_args.messages)
         # One deadline for all requests; a missing key is reported before any status.
         deadline = self.client.deadline("sampling")
         self.status("Starting sampling...")

@@ -131,7 +131,9 @@ def test_a_row_that_fails_does_not_end_the_comparison(compare):
     assert "Failed: in.jsonl, line 2: Token 99999999 is outside" in done.stderr
     assert "To resume" not in done.stderr
     assert "To resume:\n  tinkex compare in.jsonl" in kept.stderr
-    assert "(not sampled)" in Path("all.html").read_text()
+    text = Path("all.html").read_text()
+    assert "(not sampled)" in text
+    assert re.search(r"overrides them: (max_tokens = \d+, )?temperature = .*, seed = 0\.</p>", text)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +144,7 @@ def test_a_row_that_fails_does_not_end_the_comparison(compare):
         (["--resume"], (BASE, "other"), "--resume requires --output"),
         (["--resume", "--force", "-o", "x"], (BASE, "other"), "use either --resume or --force"),
         (["--html", "."], (BASE, "other"), "cannot write .: it is a directory"),
+        (["--html", "in.jsonl"], (BASE, "other"), "cannot write in.jsonl: it contains the input"),
         (["--html", "/dev/full"], (BASE, "other"), "cannot write /dev/full: No space left"),
         (["--output", "in.jsonl"], (BASE, "other"), "in.jsonl"),
         ([], (BASE, "none/such"), "none/such"),

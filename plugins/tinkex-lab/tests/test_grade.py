@@ -205,8 +205,10 @@ def test_files_that_cannot_be_read_or_written_are_reported(grade, tmp_path: Path
     binary.write_bytes(b"\xff\n")
     invalid = invoke(["grade", str(binary), "--check", "regex:."])
     full = grade("--check", "regex:.", "--per-row", "/dev/full", code=1)
+    same = grade("--check", "regex:.", "--per-row", str(tmp_path / "answers.jsonl"), code=1)
 
     assert "No such file or directory" in missing.stderr
     assert "is not UTF-8 text (byte 0)" in invalid.stderr
     assert "cannot write /dev/full: No space left on device" in full.stderr
+    assert "answers.jsonl: it contains the input" in same.stderr
     assert {missing.stdout, invalid.stdout, full.stdout} == {""}

@@ -107,8 +107,11 @@ def _shown(text: str) -> str:
     return printable(text, keep="\n\t")
 
 
-def page(comparison: Comparison, title: str) -> str:
-    """Return *comparison* as an HTML page that needs no other file and no network."""
+def page(comparison: Comparison, title: str, note: str = "") -> str:
+    """Return *comparison* as an HTML page that needs no other file and no network.
+
+    :param note: a sentence below the title.
+    """
     import jinja2
 
     environment = jinja2.Environment(
@@ -121,6 +124,7 @@ def page(comparison: Comparison, title: str) -> str:
     summaries = [comparison.summary(number) for number in range(len(comparison.models))]
     return environment.get_template("compare.html.j2").render(
         title=_shown(title),
+        note=_shown(note),
         models=[(model, _shown(model.label)) for model in comparison.models],
         summaries=summaries,
         prompts=[

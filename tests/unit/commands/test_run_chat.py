@@ -124,6 +124,8 @@ def test_stop_strings_are_kept(tinkex, service):
             '[{"role": "system", "content": "y"}]',
             "already contain a system message",
         ),
+        (["--prompt-file", "p", "-o", "p"], "", "cannot write p: it contains the input"),
+        (["--messages", "m", "-o", "./m"], "", "cannot write ./m: it contains the input"),
         (["--chat"], "", "--prompt or --prompt-file is required"),
         (["--chat", "--system", "", "--prompt", "Hi"], "", "must not be empty"),
     ],
@@ -132,6 +134,8 @@ def test_mistakes_are_reported_before_any_request(words, stdin, message, tinkex,
     if stdin == "\udcff":
         Path("bad.json").write_bytes(b"\xff")
         words, stdin = ["--messages", "bad.json"], ""
+    Path("p").write_text("Hi")
+    Path("m").write_text('[{"role": "user", "content": "Hi"}]')
     done = tinkex("run", *words, stdin=stdin, code=1)
     assert message in done.stderr
     assert not service.seen

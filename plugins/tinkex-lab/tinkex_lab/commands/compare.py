@@ -100,7 +100,10 @@ class Compare(Lister):
             from tinkex_lab.display import page
 
             title = f"Comparison of {len(models)} models on {parsed_args.prompts}"
-            write_atomically(parsed_args.html, page(self.result, title))
+            given = vars(sampling_params(parsed_args)).items()
+            params = ", ".join(f"{k} = {json.dumps(v)}" for k, v in given if v not in (None, ()))
+            note = f"Parameters, unless a prompt overrides them: {params}."
+            write_atomically(parsed_args.html, page(self.result, title, note))
             self.status(f"Comparison written to {parsed_args.html}")
         return self.column_names, list(_rows(self.result))
 
@@ -133,7 +136,7 @@ class Compare(Lister):
             option = "--resume" if parsed_args.resume else "--force"
             raise UsageError(f"{option} requires --output", hint="For example: --output results")
         if parsed_args.html is not None:
-            check_writable(parsed_args.html)
+            check_writable(parsed_args.html, parsed_args.prompts)
 
     def _prompts(self, parsed_args: argparse.Namespace) -> list[tuple[int, str, Any]]:
         params, chat = sampling_params(parsed_args), parsed_args.chat

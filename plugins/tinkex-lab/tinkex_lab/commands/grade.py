@@ -93,7 +93,7 @@ class Grade(Lister):
         if not checks:
             raise UsageError("--check is required", hint=f"Valid checks: {FORMS}.")
         if parsed_args.per_row is not None:
-            check_writable(parsed_args.per_row)
+            check_writable(parsed_args.per_row, parsed_args.results)
         total, groups, lines = Tally(), dict[str, Tally](), list[str]()
         for row, passed in _graded(read_results(parsed_args.results, self.app.stdin), checks):
             total.add(row, passed)

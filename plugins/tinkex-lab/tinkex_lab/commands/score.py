@@ -123,7 +123,7 @@ class Score(Lister):
 
         chosen = given_models(parsed_args)
         if parsed_args.per_row is not None:
-            check_writable(parsed_args.per_row)
+            check_writable(parsed_args.per_row, parsed_args.data)
         if parsed_args.data == "-":
             check_stdin(self, "data")
         rows = self._read(parsed_args.data)
