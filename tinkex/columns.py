@@ -127,7 +127,10 @@ _CONTROL = re.compile(
 
 
 def heading(name: str) -> str:
-    """Return the table heading of the field *name*."""
+    """Return the table heading of the field *name*: ``grade_score`` → ``Grade score``.
+
+    Some fields of tinkex have other headings: ``tinker_path`` → ``Path``.
+    """
     words = " ".join(_WORDS.get(word, word) for word in name.split("_"))
     return HEADINGS.get(name) or words[:1].upper() + words[1:]
 

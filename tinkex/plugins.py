@@ -480,8 +480,19 @@ def load_driver(group: str, name: str) -> Any:
     entry_point = pick(group, name)
     driver = load(entry_point)
     what = f"the {_noun(group)} {name!r} of plugin {{}} does not start"
-    with blaming(entry_point, what, meant=(PluginError,)):
-        return driver()
+
+    def hint(distribution: str) -> str:
+        if group == TOKENIZERS:  # all sources are asked
+            return f"To run without it: {turn_off(distribution)}"
+        return f"Choose another {_noun(group)}, and report it to the maintainers of {distribution}."
+
+    with blaming(entry_point, what, hint=hint):
+        try:
+            return driver()
+        except PluginError as error:  # a pool that it wraps
+            inner = error
+    text = f"{what.replace('{}', owner_of(entry_point))}: {inner}"
+    raise PluginError(text, hint=inner.hint, category=inner.category) from inner
 
 
 def suspects(error: BaseException, involved: Iterable[str] = ()) -> tuple[bool, list[str]]:

@@ -426,7 +426,8 @@ def _add_driver(values: dict[str, Any], origins: dict[str, str], config: Mapping
         origin, hint = origins["http_pool.driver"], error.hint
         if (hint or "").startswith("Available: ") and not origin.startswith(pools.SECTION):
             hint = "Known pools: " + ", ".join(pool_names(config)) + "."
-        raise SettingsError(f"{error} (from {origin})", hint=hint) from error
+        text = f"{error} (from {origin})"
+        raise SettingsError(text, hint=hint, category=error.category) from error
     values["needs_api_key"] = bool(pool.needs_api_key)
     # The address of a pool takes precedence over all but an option.
     if pool.base_url and origins.get("base_url") != "--base-url":

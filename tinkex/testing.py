@@ -15,6 +15,7 @@ import inspect
 import io
 import json
 import os
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,12 +133,12 @@ def check_distribution(name: str) -> None:
     """Check every entry point that the distribution *name* adds to tinkex.
 
     :raises AssertionError: lists the faults: the distribution is not installed, an entry point does
-        not load, has another base class or lacks a method, a docstring is not one sentence, an
-        argument has no help, an option clashes with a global one, settings are not declared by a
-        dataclass with defaults, a profile has unknown settings, a hook fails, clashes or names an
-        unknown command, tinkex has no such group, the number of values in the rows that a command
-        returns is not that of its ``column_names``, or ``plain_columns`` or ``droppable`` has other
-        names.
+        not load, has another base class or lacks a method, a command is not called ``noun_verb``, a
+        docstring is not one sentence, an argument has no help, an option clashes with a global one,
+        settings are not declared by a dataclass with defaults of their types, a profile has unknown
+        settings, a hook fails, clashes, adds an argument that is required or names an unknown
+        command, tinkex has no such group, the number of values in the rows that a command returns
+        is not that of its ``column_names``, or ``plain_columns`` or ``droppable`` has other names.
     """
     from tinkex.cli.inventory import Inventory, nearest_plugin
 
@@ -149,6 +150,7 @@ def check_distribution(name: str) -> None:
         faults.append(f"{name} is not installed" + (f"; did you mean {near}?" if near else ""))
     elif not found:
         faults.append(f"{name} has no entry point in any group of tinkex")
+    faults += inventory.misspelt_groups(name)
     for ep, distribution in found:
         texts = [text] if (text := inventory.problem(ep, distribution)) else []
         if not texts and ep.group == plugins.COMMANDS:
@@ -161,7 +163,9 @@ def check_distribution(name: str) -> None:
 
 
 def _command_faults(command: Any, name: str) -> Iterator[str]:
-    doc = inspect.getdoc(command) or ""
+    if not re.fullmatch(r"[a-z0-9-]+(_[a-z0-9-]+)*", name):
+        yield "its name must be noun_verb, in lower case"
+    doc = inspect.cleandoc(command.__doc__ or "")  # an inherited one is not in the help
     if "\n" in doc or not doc.endswith("."):
         yield "its docstring must be one sentence that ends with a full stop"
     try:
@@ -169,8 +173,14 @@ def _command_faults(command: Any, name: str) -> Iterator[str]:
     except (argparse.ArgumentError, ValueError) as error:
         yield f"its options clash: {error}"
         return
+    except (Exception, SystemExit) as error:
+        yield f"its options fail: {plugins.reason(error)}"
+        return
     yield from (f"the argument {a.dest} has no help" for a in parser._actions if not a.help)
-    names = getattr(command, "column_names", ())
+    lists = ("examples", "column_names", "plain_columns", "droppable")
+    texts = [attribute for attribute in lists if isinstance(getattr(command, attribute, ()), str)]
+    yield from (f"{attribute} is a string, not a tuple: add a comma" for attribute in texts)
+    names = getattr(command, "column_names", ()) if not texts else ()
     for attribute in ("plain_columns", "droppable") if names else ():
         for column in getattr(command, attribute, ()):
             if column not in names:

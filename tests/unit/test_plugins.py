@@ -279,6 +279,16 @@ def test_a_hook_whose_option_clashes_is_left_out_as_a_whole(fake_plugins, option
         assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("argument", ["'--so', required=True", "'place'", "'place', nargs='?'"])
+def test_a_hook_cannot_demand_an_argument(fake_plugins, argument):
+    code = HOOK.replace('"--twice", action="store_true"', argument)
+    assert code != HOOK
+    fake_plugins.add("p-hook", "[tinkex.hooks.version]\nh = p_hook:Hook\n", code)
+    done = invoke(["version"])
+    assert (done.exit_code, done.stderr.count("\n")) == (0, 1)
+    assert done.stderr.startswith("Warning: the hook 'h' of plugin p-hook 1.0 failed (ValueError:")
+
+
 def test_a_bad_hook_does_not_hide_options_after_the_command(fake_plugins):
     fake_plugins.add("p-hook", "[tinkex.hooks.config_get]\nh = gone:Hook\n")
     done = invoke(["config", "get", "timeout", "--timeout", "7s"])
@@ -447,6 +457,42 @@ def test_a_failure_in_a_plugin_names_it_and_its_version(fake_plugins, words, wha
     assert (done.exit_code, done.stdout) == (1, "")
     error = json.loads(done.stderr)["error"]
     assert (error["category"], what in error["message"]) == ("bug", True)
+
+
+def test_a_command_without_an_action_names_its_plugin(fake_plugins):
+    code = COMMAND.replace("def take_action", "def take_inaction")
+    fake_plugins.add("p-idle", "[tinkex.commands]\ngreet = p_idle:Hello\n", code)
+    done = invoke(["greet"])
+    assert done.stderr.splitlines() == [
+        "Command failed: p_idle:Hello of plugin p-idle 1.0 has no take_action",
+        "Hint: Report it to its maintainers.",
+    ]
+    assert invoke(["help"]).exit_code == 0
+
+
+def test_a_pool_that_wraps_a_missing_one_is_named(fake_plugins):
+    code = f"""{FAULTY}
+from tinkex.plugins import HTTP_POOLS, load_driver
+class Wrapper(Pool):
+    def __init__(self): self.inner = load_driver(HTTP_POOLS, "gone")
+"""
+    fake_plugins.add("p-bad", "[tinkex.http_pools]\nwrapper = p_bad:Wrapper\n", code)
+    done = invoke(["run", "list", "--http-pool", "wrapper"])
+    why = "'wrapper' of plugin p-bad 1.0 does not start: no HTTP pool named 'gone'"
+    assert why in done.stderr.splitlines()[0]
+    assert done.stderr.splitlines()[1].startswith("Hint: Known pools: ")
+
+
+def test_what_does_not_start_is_a_bug_with_a_way_around_it(fake_plugins):
+    entries = (f"[tinkex.{group}]\nbad = p_bad:x\n" for group in ("http_pools", "formatters.list"))
+    fake_plugins.add("p-bad", "".join(entries), "def x(): 1 / 0")
+    for words, what in (
+        ("config show -f bad", "format"),
+        ("run list --http-pool bad", "HTTP pool"),
+    ):
+        sentence, hint = invoke(words.split()).stderr.splitlines()
+        assert f" failed: the {what} 'bad' of plugin p-bad 1.0 does not start" in sentence
+        assert hint == f"Hint: Choose another {what}, and report it to the maintainers of p-bad."
 
 
 def test_a_plugin_cannot_end_the_interactive_shell(fake_plugins):

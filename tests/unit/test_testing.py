@@ -106,6 +106,16 @@ class Misspelt(Good):
     plain_columns = ("one", "tow")
     droppable = ("thre",)
 
+class Silent(Good):
+    def add_arguments(self, parser): 1 / 0
+
+class Commaless(Good):
+    "Forget a comma."
+    examples = ("tinkex greet")
+
+class Idle(Command):
+    "Have no action."
+
 class Foreign: pass
 
 class Pool(HttpPool): pass
@@ -130,6 +140,14 @@ class Hook(CommandHook):
 
 class Fails(Hook):
     def get_parser(self, parser): 1 / 0
+
+class Insists(Hook):
+    def get_parser(self, parser):
+        parser.add_argument("--so", required=True, help="is missing")
+
+class Places(Hook):
+    def get_parser(self, parser):
+        parser.add_argument("place", nargs="?", help="takes a word of the command")
 """
 
 
@@ -145,6 +163,11 @@ class Fails(Hook):
         ("commands greet = One", "a row has 1 values for 2 column_names"),
         ("commands greet = Misspelt", "plain_columns has 'tow', which is not in column_names"),
         ("commands greet = Misspelt", "droppable has 'thre', which is not in column_names"),
+        ("commands greet = Silent", "its docstring must be one sentence"),
+        ("commands greet = Silent", "its options fail: ZeroDivisionError: division by zero"),
+        ("commands greet = Commaless", "examples is a string, not a tuple: add a comma"),
+        ("commands h = Idle", "p_bad:Idle of plugin p-bad 1.0 has no take_action"),
+        ("commands greet me = Good", "its name must be noun_verb, in lower case"),
         ("http_pools greet = Foreign", "it is not a subclass of tinkex.plugins.HttpPool"),
         ("http_pools h = Pool", "it has no build"),
         ("http_pools greet = Fussy", "ZeroDivisionError: division by zero"),
@@ -156,6 +179,8 @@ class Fails(Hook):
         ),
         ("profiles greet = profile", "unknown settings: http_pol"),
         ("hooks.run_list h = Fails", "ZeroDivisionError: division by zero"),
+        ("hooks.run_list h = Insists", "options that can be omitted, unlike --so"),
+        ("hooks.run_list h = Places", "options that can be omitted, unlike place"),
         ("hooks.run_list h = Hook", "argument --limit: conflicting option string: --limit"),
         (
             "hooks.run_lst h = Hook",
@@ -181,6 +206,16 @@ def test_the_check_names_every_fault(fake_plugins, entry, fault):
         for words in (["plugin", "list"], ["plugin", "show", "p-bad"], ["doctor"]):
             shown = invoke([*words, "-f", "json", "--base-url", "http://127.0.0.1:9"]).stdout
             assert fault in shown, words
+
+
+def test_the_check_names_a_misspelt_group_outside_of_tinkex(fake_plugins):
+    entries = "[tinkex_commands]\ngreet = p_bad:Good\n[tinkex.commands]\nhail = p_bad:Good\n"
+    fake_plugins.add("p-bad", f"{entries}[console_scripts]\nx = p_bad:x\n", HALF_A_PLUGIN)
+    with pytest.raises(AssertionError) as caught:
+        check_distribution("p-bad")
+    assert str(caught.value) == (
+        "tinkex_commands: not used: tinkex has no such group; did you mean tinkex.commands?"
+    )
 
 
 def test_the_check_of_what_is_no_plugin(fake_plugins):

@@ -6,6 +6,7 @@ errors of those that fail; cliff's accepts unique prefixes (``checkpoint de`` wo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO
@@ -139,7 +140,7 @@ class Application(Protocol):
 def load_command(entry_point: EntryPoint) -> type[cliff.command.Command]:
     """Return the command class that *entry_point* names.
 
-    :raises PluginError: the import fails, or it is not a command of tinkex.
+    :raises PluginError: the import fails, it is not a command of tinkex, or it lacks a method.
     """
     command: type[cliff.command.Command] = plugins.load(entry_point)
     is_command = isinstance(command, type) and issubclass(command, cliff.command.Command)
@@ -147,6 +148,13 @@ def load_command(entry_point: EntryPoint) -> type[cliff.command.Command]:
         raise PluginError(
             f"{entry_point.value} of plugin {plugins.owner_of(entry_point)} is not a Command, "
             "Lister or ShowOne of tinkex.commands.base",
+            category="bug",
+        )
+    if missing := getattr(command, "__abstractmethods__", None):
+        raise PluginError(
+            f"{entry_point.value} of plugin {plugins.owner_of(entry_point)} has no "
+            + " and no ".join(sorted(missing)),
+            hint="Report it to its maintainers.",
             category="bug",
         )
     return command
@@ -212,8 +220,8 @@ def parser_with_hooks(
 ) -> tuple[argparse.ArgumentParser, list[Hook], dict[EntryPoint, Exception]]:
     """Return the parser of *command* with its hooks applied, the hooks, and why others are not.
 
-    A hook is left out as a whole if it fails, or if one of its options already exists. The
-    options of the command come first, so that they are never the ones that clash.
+    A hook is left out as a whole if it fails, or if one of its options already exists or is
+    required. The options of the command come first, so that they are never the ones that clash.
     """
     hooks: list[Hook] = []
     faults: dict[EntryPoint, Exception] = {}
@@ -257,10 +265,23 @@ def _load_hook(entry_point: EntryPoint, command: cliff.command.Command) -> Hook:
     with plugins.blaming(entry_point, f"{name} does not start", hint=hint):
         hook = loaded(command=command)
         guards = SimpleNamespace(
-            get_parser=guarded(hook.get_parser),
+            get_parser=guarded(functools.partial(_add_options, hook)),
             get_epilog=guarded(hook.get_epilog),
             # If these raise an error of tinkex, they mean to end the command.
             before=guarded(hook.before, TinkexError),
             after=guarded(hook.after, TinkexError),
         )
     return Hook(guards, entry_point, [])
+
+
+def _add_options(hook: Any, parser: argparse.ArgumentParser) -> None:
+    """Add the options of *hook* to *parser*.
+
+    :raises ValueError: one of them would be required, so that the command fails without it.
+    """
+    before = len(parser._actions)
+    hook.get_parser(parser)
+    for action in parser._actions[before:]:
+        if action.required or not action.option_strings:
+            name = "/".join(action.option_strings) or action.metavar or action.dest
+            raise ValueError(f"a hook may only add options that can be omitted, unlike {name}")

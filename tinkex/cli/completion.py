@@ -131,6 +131,8 @@ class _CommandLine:
         app = self._app
         if not hasattr(app, "options"):
             app.options = app.parser.parse_args([])
+        # A format or a setting of a plugin adds options and choices if it is named.
+        app.words = (*self._words, current)
         factory: Any = app.command_manager.load(name)
         command = factory(app, app.options, name)
         parser = parser_with_hooks(command, name)[0]  # the command itself reports bad hooks

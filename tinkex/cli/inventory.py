@@ -11,8 +11,7 @@ from cliff.formatters.base import ListFormatter, SingleFormatter
 from tinkex import plugins
 from tinkex.cli.commandmanager import load_command, parser_with_hooks
 from tinkex.cli.errors import nearest
-from tinkex.config import file
-from tinkex.config.sections import types_of
+from tinkex.config import file, sections
 from tinkex.config.values import PROFILE_KEYS
 from tinkex.exceptions import PluginError, TinkexError
 
@@ -64,7 +63,7 @@ class Inventory:
         try:
             loaded = (load_command if group == plugins.COMMANDS else plugins.load)(entry_point)
             if group == plugins.SETTINGS:
-                types_of(loaded)
+                sections.check(loaded)
             if group == plugins.PROFILES:
                 unknown = file.plugin_profile(name).keys() - PROFILE_KEYS
                 return f"unknown settings: {', '.join(sorted(unknown))}" if unknown else None
@@ -91,6 +90,14 @@ class Inventory:
                 near = nearest_plugin(name)
                 found.append(f"{word} (did you mean {near}?)" if near else word)
         return found
+
+    def misspelt_groups(self, name: str) -> Iterator[str]:
+        """Yield faults for groups of the distribution *name* that resemble those of tinkex."""
+        distribution = plugins.find_distribution(name)
+        groups = {ep.group for ep in distribution.entry_points} if distribution else set()
+        for group in sorted(groups - {ep.group for ep, _ in self.claims}):
+            if near := nearest(group.lower(), plugins.GROUPS, 0.8):
+                yield f"{group}: not used: tinkex has no such group; did you mean {near}?"
 
     def _problem_of_group(self, group: str) -> str | None:
         if is_hook(group):

@@ -166,6 +166,8 @@ class NewPlugin(ShowOne):
         hint = "Choose another word: --noun WORD"
         if self.app.command_manager.below(noun):
             raise UsageError(f"commands '{noun} …' already exist", hint=hint)
+        if noun in self.app.command_manager.commands:
+            raise UsageError(f"the command '{noun}' already exists", hint=hint)
         if Formatters.known(noun):
             raise UsageError(f"the format '{noun}' already exists", hint=hint)
 

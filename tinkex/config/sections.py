@@ -39,12 +39,13 @@ def read(name: str, sections: Mapping[str, Any], origin: str, hint: str | None =
     :raises SettingsError: a setting is unknown or malformed.
     """
     schema = declared(name)
-    hint = hint or f"Change it in {file.config_path()}."
     try:
         types = types_of(schema)
     except PluginError as error:
         raise PluginError(
-            f"the plugin {name} declares unusable settings: {error}", hint=error.hint
+            f"the plugin {name} declares unusable settings: {error}",
+            hint=error.hint or "Report it to its maintainers.",
+            category="bug",
         ) from error
     values = {}
     for key, value in _section(name, sections).items():
@@ -58,12 +59,14 @@ def read(name: str, sections: Mapping[str, Any], origin: str, hint: str | None =
         except (ValueError, KeyError, TinkexError) as error:
             raise SettingsError(
                 f"the setting {key} of {name} must be {_words(types[key])} (from {origin})",
-                hint=hint,
+                hint=hint or _how_to_change(origin),
             ) from error
     try:
         return schema(**values)
     except ValueError as error:  # of its own __post_init__
-        raise SettingsError(f"settings of {name}: {error} (from {origin})", hint=hint) from error
+        raise SettingsError(
+            f"settings of {name}: {error} (from {origin})", hint=hint or _how_to_change(origin)
+        ) from error
 
 
 def effective(sections: Mapping[str, Any], origin: str) -> Iterator[tuple[str, Any, str, str]]:
@@ -149,7 +152,9 @@ def described(schema: Any) -> list[str]:
     defaults = schema()
     lines = []
     for field in dataclasses.fields(schema):
-        about = f"{_words(types[field.name])}; default {getattr(defaults, field.name)!r}"
+        value = getattr(defaults, field.name)
+        default = "not set by default" if value in (None, ()) else f"default {value!r}"
+        about = f"{_words(types[field.name])}; {default}"
         text = field.metadata.get("help")
         lines.append(f"{field.name}: {text} ({about})" if text else f"{field.name}: {about}")
     return lines
@@ -202,6 +207,38 @@ def types_of(schema: Any) -> dict[str, Any]:
                 "without None.",
             )
     return found
+
+
+def check(schema: Any) -> None:
+    """Check that a plugin can declare its settings by *schema*.
+
+    :raises PluginError: see :func:`types_of`; or a default is not valid.
+    """
+    types = types_of(schema)
+    try:
+        defaults = schema()
+    except Exception as error:
+        raise PluginError(f"the defaults are not valid ({plugins.reason(error)})") from None
+    for key, hint in types.items():
+        value = getattr(defaults, key)
+        is_choice = typing.get_origin(hint) is typing.Literal
+        kind = (int, float) if hint is float else typing.get_origin(hint) or hint
+        if value is None or (value in typing.get_args(hint) if is_choice else _is_a(value, kind)):
+            continue
+        raise PluginError(f"the default of the setting {key} must be {_words(hint)}")
+
+
+def _how_to_change(origin: str) -> str:
+    path, name = file.config_path(), origin.removeprefix("profile ")
+    written = file.profiles_in(file.read(path))
+    if name != origin and name not in written and name in file.plugin_profile_names():
+        owner = plugins.distribution_of(plugins.pick(plugins.PROFILES, name))
+        return f"Report it to the maintainers of {owner}; a profile {name!r} in {path} replaces it."
+    return f"Change it in {path}."
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _entry_point(name: str) -> Any:

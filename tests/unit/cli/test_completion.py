@@ -184,6 +184,23 @@ def test_a_command_of_a_plugin_and_one_that_does_not_load(fake_plugins: FakePlug
     assert offered("tinkex extra half ")[0] == []
 
 
+def test_the_options_of_a_named_format_and_the_settings_of_plugins(fake_plugins: FakePlugins):
+    fake_plugins.add(
+        "extra",
+        "[tinkex.formatters.list]\nshout = extra:Shout\n[tinkex.settings]\nextra = extra:Own\n",
+        "from dataclasses import dataclass\n"
+        "from cliff.formatters.base import ListFormatter\n"
+        "class Shout(ListFormatter):\n"
+        "    def add_argument_group(self, parser):\n"
+        "        parser.add_argument('--shout-mark', help='what follows')\n"
+        "    def emit_list(self, *args): pass\n"
+        "@dataclass\nclass Own:\n    volume: int = 11\n",
+    )
+    assert offered("tinkex run list --sh")[0] == []
+    assert offered("tinkex run list -f shout --sh")[0] == ["--shout-mark"]
+    assert offered("tinkex config set plugins.e")[0] == ["plugins.extra.volume"]
+
+
 def test_an_invalid_configuration_is_not_reported(config):
     config("profiles: [")
     assert offered("tinkex --profile ") == ([], "words")

@@ -168,6 +168,7 @@ def test_bad_names_are_refused_and_nothing_is_written(name, cwd):
     [
         ("tinkex-local", "tinkex-local is already installed", "'tinkex plugin show tinkex-local'"),
         ("requests2 --noun run", "commands 'run …' already exist", "--noun WORD"),
+        ("tinkex-facts --noun version", "the command 'version' already exists", "--noun WORD"),
         ("tinkex-runs --noun json", "the format 'json' already exists", "--noun WORD"),
         ("tinkex-x --noun 1a", "invalid command word: '1a'", "--noun stat."),
         ("json", "a package named 'json' already exists", "such as tinkex-json."),

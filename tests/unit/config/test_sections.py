@@ -100,6 +100,19 @@ def test_a_setting_of_a_plugin_that_is_wrong_is_named(profile, section, problem:
     assert problem in done.stderr.splitlines()[0]
 
 
+def test_a_wrong_setting_in_the_profile_of_a_plugin_names_that_plugin(fake_plugins, config):
+    entries = f"{ENTRIES}[tinkex.profiles]\nnoted = p_notes:noted\n"
+    code = "\ndef noted(): return {'plugins': {'p-notes': {'limit': 'many'}}}\n"
+    fake_plugins.add("p-notes", entries, SCHEMA + code)
+
+    done = invoke(["--profile", "noted", "memo", "show"])
+    assert "Hint: Report it to the maintainers of p-notes; a profile 'noted' in" in done.stderr
+
+    path = config("profiles: {noted: {plugins: {p-notes: {limit: few}}}}")
+    done = invoke(["--profile", "noted", "memo", "show"])
+    assert done.stderr.endswith(f"Hint: Change it in {path}.\n")
+
+
 def test_config_show_has_the_settings_of_plugins_and_masks_secret_ones(profile):
     profile({"limit": 3, "token": "secret", "tags": ["a", "b"]})
 
@@ -140,6 +153,9 @@ def test_a_section_that_no_plugin_reads_is_shown_without_its_values(profile):
         ("limit: int", "the setting limit of Notes has no default"),
         ("limits: dict[str, int] = None", "the setting limits of Notes has an unsupported type"),
         ("file: 'Path' = None", "name 'Path' is not defined"),
+        ("limit: int = 'ten'", "the default of the setting limit must be a whole number"),
+        ("limit: int = True", "the default of the setting limit must be a whole number"),
+        ("def __post_init__(self): 1 / 0", "the defaults are not valid"),
     ],
 )
 def test_an_author_learns_what_a_declaration_of_settings_lacks(fake_plugins, schema, problem):
@@ -158,7 +174,8 @@ def test_a_user_learns_which_plugin_declares_unusable_settings(fake_plugins):
 
     done = invoke(["memo", "show"])
 
-    assert "the plugin p-notes declares unusable settings: the setting limit of" in done.stderr
+    why = "the plugin p-notes declares unusable settings: the setting limit of"
+    assert done.stderr.startswith(f"Memo show failed: {why}")
 
 
 @pytest.mark.parametrize(
@@ -181,6 +198,7 @@ def test_plugin_show_lists_the_settings(profile):
         "author: a string; default 'me'",
         "limit: most notes to list (a whole number; default 20)",
     ]
+    assert rows["settings"][5] == "tags: a list of strings; not set by default"
 
 
 def test_config_set_get_and_unset_change_a_setting_of_a_plugin(profile):

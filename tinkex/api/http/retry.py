@@ -27,6 +27,8 @@ _FIRST_DELAY = 0.5
 _AFTER_LOSS = 0.2
 _LONGEST_BACKOFF = 10.0
 _JITTER = 0.1
+#: Independent of the state of :mod:`random`, which belongs to the program that uses the client.
+_RANDOM = random.Random()  # noqa: S311
 #: Seconds by which a wait may end late on a busy machine; if later, the process was suspended.
 LATE = 1.0
 #: Minimum of seconds left after a suspension, or the whole time limit if that is shorter.
@@ -204,7 +206,7 @@ class Retrying:
         if self._attempts == 1:
             return first
         backoff = _FIRST_DELAY * 2.0 ** (self._attempts - 1)
-        return min(backoff + random.uniform(0, _JITTER), _LONGEST_BACKOFF)  # noqa: S311
+        return min(backoff + _RANDOM.uniform(0, _JITTER), _LONGEST_BACKOFF)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
