@@ -355,7 +355,7 @@ def _add_settings(add: Callable[..., argparse.Action]) -> Iterator[argparse.Acti
         metavar="<key>",
         help="API key; - reads it from standard input, @FILE from a file [TINKER_API_KEY]",
     )
-    yield add("--base-url", metavar="<url>", help="address of the service [TINKER_BASE_URL]")
+    yield add("--base-url", metavar="<url>", help="base URL of the service [TINKER_BASE_URL]")
     yield add(
         "--timeout",
         metavar="<ms>",

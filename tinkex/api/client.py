@@ -44,7 +44,7 @@ class ServiceClient:
     :param settings: the effective settings; by default those of the command line, with the
         following arguments as its options.
     :param api_key: the key, or ``@FILE``.
-    :param base_url: address of the service.
+    :param base_url: base URL of the service.
     :param timeout: seconds that one operation may take, retries and polling included.
     :param http_pool: name of the HTTP pool that sends the requests.
     :param on_wait: called with a :class:`~tinkex.api.Wait` whenever the client waits.

@@ -82,7 +82,7 @@ def authorities(options: PoolOptions) -> str | None:
         value = os.environ.get(variable)
         if value and not os.path.exists(value):
             raise SettingsError(
-                f"{variable} names {value}, which does not exist",
+                f"{variable} is set to {value}, which does not exist",
                 hint=f"Set it to a file or directory of CA certificates, or run: unset {variable}",
             )
         if value:

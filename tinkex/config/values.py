@@ -24,7 +24,7 @@ ENVIRONMENT = {
 #: Name of a setting → its description, in display order.
 DESCRIPTIONS = {
     "profile": "default profile",
-    "base_url": "address of the service",
+    "base_url": "base URL of the service",
     "api_key": "API key",
     "api_key_command": "command that prints the API key",
     "timeout": "time limit for the service (milliseconds, or 30s, 2m)",
@@ -32,14 +32,14 @@ DESCRIPTIONS = {
     "format": "output format",
     "project_id": "project that new sessions belong to",
     "tags": "tags of new sessions, separated by commas",
-    "headers": "additional headers of every request to the service, as a JSON object",
+    "headers": "additional headers for every request to the service, as a JSON object",
     "allow_http": "allow sending the key over plain http to another machine (true or false)",
 }
 #: Name of an HTTP pool option → its description.
 POOL_DESCRIPTIONS = {
     "http_pool.driver": "installed HTTP pool that the name refers to",
     "http_pool.ca_bundle": "certificate authorities to trust (file or directory)",
-    "http_pool.client_cert": "client certificate in PEM",
+    "http_pool.client_cert": "client certificate in PEM format",
     "http_pool.client_key": "key of the client certificate, if it is in another file",
     "http_pool.insecure": "do not verify certificates (true or false)",
 }
@@ -134,7 +134,7 @@ def parse_timeout(text: str | int | float) -> float:
 
 
 def is_loopback(url: str) -> bool:
-    """Return whether *url* is an address of this machine."""
+    """Return whether *url* refers to this machine."""
     from urllib.parse import urlsplit
 
     host = urlsplit(url).hostname or ""

@@ -63,8 +63,8 @@ def test_what_pasting_left_around_a_path_is_left_out(text):
     [
         ("https://tinker-console.example/training-runs/3f%3Atrain%3A0?x", "the run's id is 3f:t"),
         ("https://tinker.example/checkpoints/r/weights%2Fx", "the run's id is r."),
-        ("HTTPS://other.example/x", "This is a web address; "),
-        (" http://run/weights/x ", "This is a web address; "),
+        ("HTTPS://other.example/x", "This is the URL of a web page; "),
+        (" http://run/weights/x ", "This is the URL of a web page; "),
     ],
 )
 def test_the_hint_names_a_web_address_as_such(text, hint):

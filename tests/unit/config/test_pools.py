@@ -130,5 +130,5 @@ def test_configurations_that_are_refused(config, text, flags, what, hint):
 
 def test_certificates_of_the_official_service_are_checked_unless_it_is_named():
     settings.resolve({"insecure": True, "base_url": settings.DEFAULT_BASE_URL}).check_pool()
-    with pytest.raises(SettingsError, match="cannot be turned off for the default address"):
+    with pytest.raises(SettingsError, match="cannot be turned off for the default base URL"):
         settings.resolve({"insecure": True}).check_pool()

@@ -143,7 +143,7 @@ class Billing:
         """
         now = datetime.now(UTC)
         if start > now:
-            raise UsageError("the time span begins in the future")
+            raise UsageError("the time span starts in the future")
         start, end = aligned(start, now if end is None else min(end, now))
         deadline = self._transport.deadline("the usage")
 
@@ -196,7 +196,7 @@ class Billing:
         try:
             return self._transport.call(request, deadline).object()
         except Forbidden as error:
-            error.hint = "The key's user needs the permission to see the organization's billing."
+            error.hint = "The owner of the key needs permission to view the organization's billing."
             raise
 
 
@@ -207,7 +207,7 @@ def aligned(start: datetime, end: datetime) -> tuple[datetime, datetime]:
     """
     start, end = start.astimezone(UTC), end.astimezone(UTC)
     if end <= start:
-        raise UsageError("the time span is empty: its end is not after its beginning")
+        raise UsageError("the time span is empty: its end must be after its start")
     last = end.replace(minute=0, second=0, microsecond=0)
     last = last if last == end else last + timedelta(hours=1)
     return start.replace(minute=0, second=0, microsecond=0), last

@@ -232,7 +232,8 @@ class Checkpoints:
             ids do not distinguish them, so that it may delete either or both.
         :raises tinkex.exceptions.NotFound: it does not exist.
         :raises tinkex.exceptions.SharedName: the checkpoint can be deleted only with *force*.
-        :raises tinkex.exceptions.OperationFailed: the server reports success, but still lists it.
+        :raises tinkex.exceptions.OperationFailed: the server reports success, but still lists
+            the checkpoint.
         """
         path = str(TinkerPath.from_string(path))
         self.changes([path], force=force).delete(path)

@@ -39,7 +39,7 @@ _ROLES = {
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation whose assistant replies are trained.
+    """A conversation; the model is trained on the assistant replies.
 
     :ivar trained: whether each message is trained; ``None`` if the row does not specify it.
     :ivar tools: definitions of the functions that the assistant may call.
@@ -52,7 +52,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Completion:
-    """A prompt without a chat template, and its completion, which is trained."""
+    """A prompt without a chat template, and the completion that the model is trained on."""
 
     prompt: str
     completion: str
@@ -60,7 +60,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Text:
-    """A text of which all tokens are trained."""
+    """A text; the model is trained on all its tokens."""
 
     text: str
 
@@ -156,7 +156,7 @@ def parse_row(
     (kind,) = kinds
     missing = [name for name in _NEEDED[kind] if name not in row]
     if missing:
-        raise UsageError(f"a row of the layout {kind!r} must have {missing[0]!r}")
+        raise UsageError(f"a row with the layout {kind!r} must have {missing[0]!r}")
     if kind == "text":
         return Text(_text(row, "text"))
     if kind == "alpaca":

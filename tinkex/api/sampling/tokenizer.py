@@ -413,7 +413,7 @@ def hub_state(path: str = "") -> tuple[str, str | None, bool]:
         status = probe.head(address + path, _HUB_TIMEOUTS)
     except TinkexError as error:
         return address, str(error), has_token
-    problem = f"{errors.host_of(address)} fails (HTTP {status})" if status >= 500 else None
+    problem = f"{errors.host_of(address)} returned HTTP {status}" if status >= 500 else None
     return address, problem, has_token
 
 

@@ -254,7 +254,7 @@ class TrainingClient:
         forward_only: bool,
     ) -> TrainingFuture[ForwardBackwardResult]:
         if not data:
-            raise UsageError("there are no examples")
+            raise UsageError("at least one example is required")
         deadline = self._training_deadline()
         send = partial(self._examples.send, forward_only=forward_only, deadline=deadline)
         accepted = []

@@ -309,13 +309,13 @@ class SignedURLs:
         return urls[name]
 
     def _renew(self) -> None:
-        deadline = self._transport.deadline("addresses of the files")
+        deadline = self._transport.deadline("URLs of the files")
         path = f"{self.path.url}/external_weights_urls"
         request = Request("GET", path, what="downloads of separate files")
         data = self._transport.call(request, deadline).object()
         urls = schema.mapping(data.get("urls"), "urls")
         if not all(isinstance(url, str) for url in urls.values()):
-            schema.refuse("no addresses in 'urls'")
+            schema.refuse("no URLs in 'urls'")
         self._urls, self._expiry = dict(urls), _expiry(data)
         if not self._keep:  # a copy must live longer than its URLs
             body = {"ttl_seconds": _COPY_TTL}
