@@ -258,7 +258,7 @@ def test_where_no_connection_can_be_made(connect, waits, monkeypatch):
     with pytest.raises(ConnectionFailed, match=r"cannot resolve nowhere.invalid"):
         connect("http://nowhere.invalid", timeout=20).models.list()
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nonexistent/ca.pem")
-    with pytest.raises(SettingsError, match=r"REQUESTS_CA_BUNDLE names /nonexistent/ca.pem"):
+    with pytest.raises(SettingsError, match=r"REQUESTS_CA_BUNDLE is set to /nonexistent/ca.pem"):
         connect("https://127.0.0.1:1").models.list()
 
 

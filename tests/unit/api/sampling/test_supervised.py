@@ -242,7 +242,7 @@ def test_other_examples_lose_tokens_at_the_end(tokenizer):
         (
             CHATML,
             {"messages": [{"role": "user", "content": "x", "trainable": True}]},
-            "only assistant messages",
+            "only on assistant messages",
         ),
         ("{{ raise_exception('no') }}", conversation("a", "b").source, "template rejects .* no"),
         (TAGGED, conversation("a", "\ufdd0").source, "contain the characters U"),
@@ -261,7 +261,7 @@ def test_rows_without_an_example(tokenizer, template, content, message):
         (CHATML.replace("m.content", "m.content | upper"), "does not render message 2 unchanged"),
         (
             CHATML.replace("{% for", "{% if add_generation_prompt %}Reply{% endif %}{% for", 1),
-            "the prompt for message 2 is not the beginning",
+            "the prompt for message 2 is not a prefix",
         ),
     ],
 )
