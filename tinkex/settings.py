@@ -173,7 +173,7 @@ class Settings:
         if found is None:
             return None
         base = self.base_url[: found.start()]
-        return f"The base URL ends in {found[0]}; /api/v1 is added to it. Did you mean {base}?"
+        return f"The base URL ends in {found[0]}; tinkex adds /api/v1 to it. Did you mean {base}?"
 
 
 def resolve(
@@ -271,8 +271,8 @@ def stray_key(settings: Settings) -> str | None:
     if origin != ENVIRONMENT["api_key"] or not official or not elsewhere:
         return None
     return (
-        f"{origin} is sent to {url}, the server of profile {settings.profile}; if it is "
-        "a key for another server, give the profile its own: "
+        f"{origin} is sent to {url}, the server of profile {settings.profile}. If this "
+        "is not the key of that server, store another key for the profile: "
         f"tinkex --profile {settings.profile} auth login"
     )
 

@@ -74,7 +74,7 @@ def ask(question: str) -> str:
         key = ""
     if not key:
         raise UsageError(
-            "Cancelled: no key was entered, nothing was changed.", hint="", whole_line=True
+            "Cancelled: no key was entered and nothing was changed.", hint="", whole_line=True
         )
     return key
 

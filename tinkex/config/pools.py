@@ -139,7 +139,7 @@ def check_files(options: PoolOptions) -> None:
     except (ssl.SSLError, ValueError) as error:
         raise SettingsError(
             f"client_cert of the HTTP pool cannot be used with its key: {options.client_cert}",
-            hint="Both must be in PEM format, in one file or two, with no passphrase for the key.",
+            hint="Both must be in PEM format, in one file or two; the key must have no passphrase.",
         ) from error
 
 

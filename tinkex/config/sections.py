@@ -39,7 +39,7 @@ def read(name: str, sections: Mapping[str, Any], origin: str, hint: str | None =
     :raises SettingsError: a setting is unknown or malformed.
     """
     schema = declared(name)
-    hint = hint or f"Change it in {file.config_path()}."
+    hint = hint or f"Change the setting in {file.config_path()}."
     try:
         types = types_of(schema)
     except PluginError as error:

@@ -22,7 +22,7 @@ from tinkex.exceptions import Forbidden, TinkexError, UsageError
 WINDOW = timedelta(days=14)
 #: Endpoint that reports current storage and its price.
 _STORAGE = "billing/usage/checkpoints/current"
-#: Member of its response with US dollars per gigabyte and month.
+#: Member of its response with US dollars per gigabyte per month.
 _RATE = "effective_rate_usd_per_gigabyte_month"
 #: Number of time spans requested concurrently.
 _CONCURRENCY = 4
@@ -121,7 +121,7 @@ class StoredCheckpoints:
 class CheckpointStorage:
     """The current storage of checkpoints, by project and owner.
 
-    :ivar rate: US dollars per gigabyte and month of 720 hours, if known.
+    :ivar rate: US dollars per gigabyte per month of 720 hours, if known.
     """
 
     rate: float | None = None
@@ -178,7 +178,7 @@ class Billing:
         return CheckpointStorage(schema.optional_number(data, _RATE), tuple(rows))
 
     def storage_rate(self) -> float | None:
-        """Return the price of storage in US dollars per gigabyte and month, or ``None``.
+        """Return the price of storage in US dollars per gigabyte per month, or ``None``.
 
         Never raises: only some services have billing, and only some keys may view it.
         """

@@ -140,12 +140,12 @@ class Changes:
 
     def publish(self, path: str) -> None:
         """See :meth:`tinkex.api.Checkpoints.publish`."""
-        deadline = self._transport.deadline("the checkpoint to be published")
+        deadline = self._transport.deadline("the publication of the checkpoint")
         self._change(path, Request("POST", "/publish", what="publishing"), deadline)
 
     def unpublish(self, path: str) -> None:
         """See :meth:`tinkex.api.Checkpoints.unpublish`."""
-        deadline = self._transport.deadline("the checkpoint to be unpublished")
+        deadline = self._transport.deadline("the unpublishing of the checkpoint")
         try:
             self._change(path, Request("DELETE", "/publish", what="unpublishing"), deadline)
         except BadRequest as error:
@@ -156,7 +156,7 @@ class Changes:
 
     def set_ttl(self, path: str, seconds: int | None) -> None:
         """See :meth:`tinkex.api.Checkpoints.set_ttl`."""
-        deadline = self._transport.deadline("the expiry to be set")
+        deadline = self._transport.deadline("the new expiry time")
         request = Request("PUT", "/ttl", {"ttl_seconds": seconds}, what="expiry of checkpoints")
         self._change(path, request, deadline)
 
@@ -176,7 +176,7 @@ class Changes:
                     self._delete_and_check(path, run, self._deadline(), tries=2)
 
     def _deadline(self) -> Deadline:
-        return self._transport.deadline("the checkpoint to be deleted")
+        return self._transport.deadline("the deletion of the checkpoint")
 
     def _delete(self, path: str, deadline: Deadline) -> None:
         self._change(path, Request("DELETE", "", what="deleting checkpoints"), deadline)

@@ -272,7 +272,7 @@ class Checkpoints:
         :param access_token: key of the account that may read the original, if not this one.
         """
         body: dict[str, object] = {"source_path": str(TinkerPath.from_string(path))}
-        deadline = self._transport.deadline("the checkpoint to be copied")
+        deadline = self._transport.deadline("the copy of the checkpoint")
         if ttl_seconds is not None:
             body["ttl_seconds"] = ttl_seconds
         headers = {_TOKEN_HEADER: credentials.checked(access_token)} if access_token else {}

@@ -297,7 +297,7 @@ def _labelled(
         near = closest(label, [p.checkpoint_id if "/" in label else p.name for p in names.values()])
         raise UsageError(
             f"the run {run_id} has no checkpoint called {shown(label)}",
-            hint=f"It has {a_few(near)}." if near else "It has no checkpoints.",
+            hint=f"This run has: {a_few(near)}." if near else "This run has no checkpoints.",
         )
     if len(fitting) > 1:
         raise AmbiguousName(

@@ -192,7 +192,7 @@ def _conversation(row: Mapping[str, Any], member: str | None) -> Conversation:
 
 
 def _flag(message: Message) -> bool | None:
-    """Return whether *message* is marked as trained; ``None`` without such a mark."""
+    """Return whether *message* is marked for training; ``None`` if it is not marked."""
     for name in ("trainable", "weight"):
         value = message.get(name)
         if value is None:

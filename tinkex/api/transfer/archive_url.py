@@ -91,7 +91,7 @@ class ArchiveURL:
 
     def _poll_archive(self, path: str) -> str:
         transport = self._transport
-        deadline = transport.deadline("the archive to be created")
+        deadline = transport.deadline("the archive")
         interval = _FIRST_POLL
         # Every response is handled here: a redirect is the result, 503 means "not ready".
         request = Request(

@@ -354,7 +354,7 @@ def export_copy(
         with _deleted(transport, signed.path, staging):
             yield signed
         return
-    deadline = transport.deadline("the checkpoint to be prepared")
+    deadline = transport.deadline("the preparation of the checkpoint")
     session = sessions.create(deadline=deadline)
     kind: type[BaseException] | None = None
     try:
@@ -395,7 +395,7 @@ def _deleted(transport: Transport, copy: TinkerPath, staging: StagingDirectory) 
     finally:
         if seconds:
             with suppress(TinkexError):  # the copy expires anyway, and the download is complete
-                deadline = transport.deadline("the copy to be deleted", seconds)
+                deadline = transport.deadline("the deletion of the copy", seconds)
                 transport.call(Request("DELETE", copy.url), deadline)
 
 

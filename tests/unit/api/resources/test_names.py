@@ -168,7 +168,7 @@ def test_names_of_no_checkpoint(account, text, said):
     with pytest.raises(UsageError) as raised:
         resolve_checkpoint(account, text)
     assert said in str(raised.value)
-    assert text != "3f9a:fina" or raised.value.hint.startswith("It has final")
+    assert text != "3f9a:fina" or raised.value.hint.startswith("This run has: final")
 
 
 @pytest.mark.parametrize(
