@@ -149,7 +149,7 @@ def parse_row(
     """
     kinds = [layout] if layout else [kind for kind, names in _NEEDED.items() if names[0] in row]
     if len(kinds) > 1:
-        raise UsageError(f"the row has several layouts: {' and '.join(kinds)}")
+        raise UsageError(f"the row matches several layouts: {' and '.join(kinds)}")
     if not kinds:
         names = ", ".join(repr(names[0]) for names in _NEEDED.values())
         raise UsageError(f"a row must have one of {names}, not only {brief_json(list(row))}")
