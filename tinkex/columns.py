@@ -39,7 +39,7 @@ HEADINGS = {
     "checkpoints_count": "Checkpoints",
     "cost_usd": "Cost",
     "created_at": "Created",
-    "effective_rate_usd_per_gigabyte_month": "Per GB and month",
+    "effective_rate_usd_per_gigabyte_month": "Per GB per month",
     "estimated_cost_usd": "Cost",
     "estimated_monthly_cost_usd": "Per month",
     "expires_at": "Expires",

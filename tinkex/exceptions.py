@@ -355,7 +355,7 @@ _FILLED_IN = frozenset(
     }
 )
 _FILLED_IN_HINT = (
-    "This server refuses a standard member of the request; report it with the server's name."
+    "This server refuses a standard member of the request. Please report the name of the server."
 )
 
 #: Statuses below 500 after which a retry may help.

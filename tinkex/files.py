@@ -288,7 +288,7 @@ def check_writable(name: str, *sources: str | None) -> None:
     elif not all(os.access(path, os.W_OK) for path in (parent, target) if path.exists()):
         problem = "Permission denied"
     if problem:
-        raise LocalError(f"cannot write {name}: {problem}", hint="Name another file.")
+        raise LocalError(f"cannot write {name}: {problem}", hint="Specify another file.")
 
 
 def write_atomically(name: str, text: str) -> None:

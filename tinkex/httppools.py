@@ -28,7 +28,7 @@ __all__ = [
 
 
 def proxy_for(url: str) -> str | None:
-    """Return the address of the proxy for *url*, or ``None``.
+    """Return the URL of the proxy for *url*, or ``None``.
 
     The rules are those of requests, which is imported only if a proxy may be set. Requests to this
     machine never use a proxy.

@@ -191,7 +191,7 @@ class Parser(argparse.ArgumentParser):
             )
         if f"{self.command} {extra[0]}" in self.subcommands:
             raise UsageError(
-                f"options follow the whole command: tinkex {self.command} {extra[0]} …",
+                f"options must follow the whole command: tinkex {self.command} {extra[0]} …",
                 hint="Global options may also precede it.",
             )
         if verb:
@@ -216,7 +216,7 @@ class Parser(argparse.ArgumentParser):
             return f"Did you mean {near}?"
         if self.command:
             return f"See: {self._help_command()}"
-        return "Options of a command follow it: tinkex checkpoint list --limit 5"
+        return "Put the options of a command after it: tinkex checkpoint list --limit 5"
 
     def _hint_at_quotes(self, extra: list[str]) -> str | None:
         """Return a hint if *extra* is the rest of an unquoted value before it."""
@@ -230,7 +230,7 @@ class Parser(argparse.ArgumentParser):
         if _is_secret(name):
             return None
         text = shlex.quote(" ".join([text, *extra]))
-        return f"Quote a value of several words: {name} {text}"
+        return f"Quote a value that contains spaces: {name} {text}"
 
     def _help_command(self) -> str:
         return f"tinkex help {self.command}".rstrip()
@@ -277,7 +277,7 @@ def program_parser(prog: str, description: str | None) -> argparse.ArgumentParse
     parser.add_argument(
         "--keep-going",
         action="store_true",
-        help="continue a script on standard input after a failed line",
+        help="continue after a failed line of a script on standard input",
     )
     parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
@@ -300,11 +300,11 @@ def add_global_options(parser: Parser, *, after_command: bool) -> None:
 #: cliff's words for the options of its formats, edited: option → metavar and help.
 _OUTPUT_OPTIONS = {
     "--format": ("<format>", ""),
-    "--column": ("<column>", "print only this column; repeat it, or separate several by commas"),
+    "--column": ("<column>", "column to print; repeat the option, or separate names with commas"),
     "--json": (None, ""),
     "--sort-column": (
         "<column>",
-        "sort the rows by this column; repeat it for further sort columns",
+        "column to sort the rows by; repeat the option to add sort columns",
     ),
     "--sort-ascending": (None, "sort in ascending order (default)"),
     "--sort-descending": (None, "sort in descending order"),
@@ -312,9 +312,9 @@ _OUTPUT_OPTIONS = {
         "<values>",
         "csv: values to quote: all, minimal, none or nonnumeric (default: nonnumeric)",
     ),
-    "--noindent": (None, "json: print it on one line"),
+    "--noindent": (None, "json: print the output on one line"),
     "--prefix": ("<text>", "shell: prefix of each name"),
-    "--variable": ("<name>", "shell: print only this name; repeat it for several"),
+    "--variable": ("<name>", "shell: name to print; repeat the option to print several names"),
     "--max-width": (None, ""),
     "--fit-width": (None, ""),
     "--print-empty": (None, ""),
@@ -355,7 +355,7 @@ def _add_settings(add: Callable[..., argparse.Action]) -> Iterator[argparse.Acti
         metavar="<key>",
         help="API key; - reads it from standard input, @FILE from a file [TINKER_API_KEY]",
     )
-    yield add("--base-url", metavar="<url>", help="address of the service [TINKER_BASE_URL]")
+    yield add("--base-url", metavar="<url>", help="base URL of the service [TINKER_BASE_URL]")
     yield add(
         "--timeout",
         metavar="<ms>",
@@ -382,9 +382,9 @@ def _add_settings(add: Callable[..., argparse.Action]) -> Iterator[argparse.Acti
 
 
 def _add_diagnostics(add: Callable[..., argparse.Action]) -> Iterator[argparse.Action]:
-    log = "log every request on standard error"
+    log = "log every request to standard error"
     yield add("-v", "--verbose", action="count", default=0, help=log)
-    quiet = "print no status lines on standard error"
+    quiet = "do not print status lines to standard error"
     yield add("-q", "--quiet", action="store_true", help=quiet)
     yield add("--log-file", metavar="<file>", help="write the log to this file")
     curl = "print the first request as a curl command without the key; send nothing"

@@ -155,7 +155,7 @@ class PoolOptions(NamedTuple):  # not a dataclass, whose module is slow to impor
 
     :ivar driver: name of the installed HTTP pool; ``None`` for the one in the settings.
     :ivar ca_bundle: path of the certificate authorities to trust, a file or a hashed directory.
-    :ivar client_cert: path of the client certificate in PEM.
+    :ivar client_cert: path of the client certificate in PEM format.
     :ivar client_key: path of its key, if it is in a separate file.
     :ivar insecure: certificates are not verified.
     """
@@ -172,7 +172,7 @@ class PoolSettings(Protocol):
 
     @property
     def base_url(self) -> str:
-        """Address of the service, without a trailing slash."""
+        """Base URL of the service, without a trailing slash."""
 
     @property
     def http_pool(self) -> str:

@@ -48,7 +48,7 @@ class Settings:
     """The effective settings of one invocation.
 
     :ivar profile: name of the active profile, or ``None``.
-    :ivar base_url: address of the service, without a trailing slash; may have a path.
+    :ivar base_url: base URL of the service, without a trailing slash; may have a path.
     :ivar timeout: seconds that one operation may wait for the service; it applies to each operation
         of a command (create a run, then save).
     :ivar http_pool: name of the HTTP pool that sends requests: an installed driver, or a pool
@@ -58,7 +58,7 @@ class Settings:
     :ivar tags: tags of new sessions.
     :ivar allow_http: the key may be sent over plain http to another machine.
     :ivar needs_api_key: whether requests carry a key (the embedded service needs none).
-    :ivar headers: additional headers of every request to the service; values are secret.
+    :ivar headers: additional headers for every request to the service; values are secret.
     :ivar plugins: the profile's settings of plugins, by distribution name; values may be
         secret. Use :meth:`plugin`.
     :ivar origins: setting name → description of the origin of its value.
@@ -115,9 +115,9 @@ class Settings:
         official = self.base_url == DEFAULT_BASE_URL and "base_url" not in self.origins
         if self.pool_options.insecure and official:
             raise SettingsError(
-                "certificate checks cannot be turned off for the default address",
+                "certificate checks cannot be turned off for the default base URL",
                 hint="For a proxy with its own certificates, set ca_bundle to its CA certificate. "
-                "To turn them off anyway, give the address with --base-url.",
+                "To turn them off anyway, specify the URL with --base-url.",
             )
         pools.check_files(self.pool_options)
 
@@ -153,7 +153,7 @@ class Settings:
             return f"Store a key for the profile: tinkex --profile {self.profile} auth login."
         if elsewhere := _keys_elsewhere():
             others = ", ".join(f"{url} ({option})" for option, url in elsewhere.items())
-            return f"There is a key for {others}; log in here with 'tinkex auth login'."
+            return f"There is a key for {others}. For this server, log in with 'tinkex auth login'."
         return (
             "Log in with 'tinkex auth login' or set TINKER_API_KEY; "
             "without an account: --profile local."
@@ -173,7 +173,7 @@ class Settings:
         if found is None:
             return None
         base = self.base_url[: found.start()]
-        return f"The base URL ends in {found[0]}; /api/v1 is added to it. Did you mean {base}?"
+        return f"The base URL ends in {found[0]}; tinkex adds /api/v1 to it. Did you mean {base}?"
 
 
 def resolve(
@@ -271,14 +271,14 @@ def stray_key(settings: Settings) -> str | None:
     if origin != ENVIRONMENT["api_key"] or not official or not elsewhere:
         return None
     return (
-        f"{origin} is sent to {url}, the server of profile {settings.profile}; if it is "
-        "a key for another server, give the profile its own: "
+        f"{origin} is sent to {url}, the server of profile {settings.profile}. If this "
+        "is not the key of that server, store another key for the profile: "
         f"tinkex --profile {settings.profile} auth login"
     )
 
 
 def _keys_elsewhere() -> dict[str, str]:
-    """Return a mapping: the options that select another key → the address of its server."""
+    """Return a mapping: the options that select another key → the URL of its server."""
     known = {f"--base-url {url}": url for url in credentials.KeyStore().addresses()}
     for name, values in file.profiles_in(file.read(file.config_path())).items():
         if isinstance(values, Mapping) and any(values.get(key) for key in CREDENTIAL):
@@ -463,5 +463,5 @@ def _check_server(
             raise SettingsError(
                 f"the HTTP pool {name!r} is the server of profile {values['profile']!r}, but "
                 f"{origin} selects {values['http_pool']!r}",
-                hint=f"{omit} {origin}, or give the address of a server with --base-url.",
+                hint=f"{omit} {origin}, or specify the URL of a server with --base-url.",
             )

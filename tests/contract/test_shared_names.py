@@ -84,7 +84,10 @@ def left(server: Account) -> list[str]:
 
 
 ALL = ["weights/final", "sampler_weights/final", "sampler_weights/1", "sampler_weights/2"]
-WHY = "has the same name, and this server, whose ids have no kind, may change that one instead"
+WHY = (
+    "has the same name, and this server may change that checkpoint instead "
+    "because its ids have no kind"
+)
 
 
 @pytest.mark.parametrize("cls", [TuFT, SkyRLMain])
@@ -142,7 +145,7 @@ def test_with_force_what_is_lost_is_named(speak):
     server = tuft()
     done = speak(server)(f"checkpoint delete {server.sampling} --force")
     assert done.stdout == f"Deleted {server.sampling}\n"
-    assert f"Warning: {server.training} is gone, too\n" in done.stderr
+    assert f"Warning: {server.training} was deleted, too\n" in done.stderr
     assert left(server) == ALL[2:]
 
 
@@ -150,7 +153,7 @@ def test_with_force_what_may_have_lost_its_files_is_named(speak):
     server = tuft()
     done = speak(server)(f"checkpoint delete {server.training} --force")
     assert done.stdout == f"Deleted {server.training}\n"
-    note = f"Warning: {server.sampling} is still listed, but its files may be gone\n"
+    note = f"Warning: {server.sampling} is still listed, but its files may have been deleted\n"
     assert note in done.stderr
     assert left(server) == ALL[1:]
 
@@ -192,7 +195,7 @@ def test_many_are_deleted_and_what_stays_is_named(speak):
     server.saved.append(Saved(server.run, "weights", "keep"))
     done = speak(server)(f"checkpoint delete --run-id {server.run} --yes")
     assert len(done.stdout.splitlines()) == 62
-    still = "the server reports success, but still lists it"
+    still = "the server reports success, but still lists the checkpoint"
     assert f"Not deleted: tinker://{server.run}/weights/keep: {still}" in done.stderr
     assert left(server) == ["weights/keep"]
 
@@ -237,7 +240,7 @@ def test_what_the_server_still_lists_is_not_reported_as_deleted(speak):
     server = Deaf()
     done = speak(server)(f"checkpoint delete tinker://{server.run}/weights/a")
     assert (done.stdout, done.exit_code) == ("", 1)
-    assert "the server reports success, but still lists it" in done.stderr
+    assert "the server reports success, but still lists the checkpoint" in done.stderr
 
 
 def test_another_checkpoint_that_vanished_instead_is_named(speak):
@@ -249,7 +252,7 @@ def test_another_checkpoint_that_vanished_instead_is_named(speak):
     done = speak(server)(f"checkpoint delete tinker://{server.run}/weights/a")
     gone = f"tinker://{server.run}/sampler_weights/b"
     assert (done.stdout, done.exit_code) == ("", 1)
-    assert f"still lists it; {gone} is gone instead" in done.stderr
+    assert f"still lists the checkpoint; {gone} was deleted instead" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ def test_two_downloads_into_one_place_do_not_mix(tinkex, store, download, target
     store.faults = [Fault(hold=HALF)] * 2
     process = tinkex.start(*download("separate"))
     until(lambda: partial(target) > 100_000)
-    assert "by another process" in tinkex(*download("separate"), code=1).stderr
+    assert "another process is already" in tinkex(*download("separate"), code=1).stderr
     store.go.set()
     process.communicate(timeout=60)
     assert process.returncode == 0

@@ -390,7 +390,7 @@ def test_the_address_of_a_console_page_is_named_in_the_hint(words):
     page = "https://tinker-console.example/training-runs/3f%3Atrain%3A0"
     with listing({}) as (tinkex, service):
         done = tinkex(words, page, code=1)
-    hint = "Hint: This is the address of a console page; the run's id is 3f:train:0."
+    hint = "Hint: This is the URL of a console page; the run id is 3f:train:0."
     assert done.stderr.splitlines()[-1].startswith(hint)
     assert service.seen == []
 

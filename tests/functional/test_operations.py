@@ -146,7 +146,7 @@ def test_a_trace_becomes_a_file(served, saved, tmp_path):
     assert saved["weights_path"].encode() in content
     assert done.stdout == f"Saved {len(content)} B to {session}.pftrace\n"
     again = served(f"session export-trace {session}", cwd=tmp_path, code=1)
-    assert f"{session}.pftrace exists" in again.stderr
+    assert f"{session}.pftrace already exists" in again.stderr
     assert "--force" in again.stderr
     named = tmp_path / "new" / "sweep.pftrace"
     (row,) = [served(f"session export-trace {session} --output {named} --json").rows]

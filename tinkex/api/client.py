@@ -44,7 +44,7 @@ class ServiceClient:
     :param settings: the effective settings; by default those of the command line, with the
         following arguments as its options.
     :param api_key: the key, or ``@FILE``.
-    :param base_url: address of the service.
+    :param base_url: base URL of the service.
     :param timeout: seconds that one operation may take, retries and polling included.
     :param http_pool: name of the HTTP pool that sends the requests.
     :param on_wait: called with a :class:`~tinkex.api.Wait` whenever the client waits.
@@ -206,7 +206,7 @@ class ServiceClient:
         from tinkex.api.training import client as training
 
         lora = training.LoraConfig(rank, seed, train_mlp, train_attn, train_unembed)
-        deadline = self._transport.deadline("the training run to be created")
+        deadline = self._transport.deadline("the creation of the training run")
         self._refuse_unknown(base_model, rank, deadline)
         with self.sessions.begun(deadline, user_metadata=user_metadata) as session:
             return training.create_model(
@@ -228,7 +228,7 @@ class ServiceClient:
         from tinkex.api.training import client as training
 
         parsed = TinkerPath.from_string(path)
-        deadline = self._transport.deadline("the training run to be created")
+        deadline = self._transport.deadline("the creation of the training run")
         lineage = lineage_of(self._transport, parsed, deadline)
         with self.sessions.begun(deadline, user_metadata=user_metadata) as session:
             client = training.create_and_load(

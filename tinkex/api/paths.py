@@ -68,7 +68,8 @@ class TinkerPath:
         if scheme not in SCHEMES or len(parts) not in (3, 4) or not all(map(_is_segment, parts)):
             raise InvalidName(
                 f"not a checkpoint path: {shown(text)}",
-                hint=hint_for_page(text) or "It looks like tinker://RUN_ID/sampler_weights/NAME.",
+                hint=hint_for_page(text)
+                or "A checkpoint path looks like tinker://RUN_ID/sampler_weights/NAME.",
             )
         return cls(parts[0], parts[1], "/".join(parts[2:]), scheme)
 
@@ -127,14 +128,14 @@ def is_path(text: str) -> bool:
 
 
 def hint_for_page(text: str) -> str | None:
-    """Return a hint if *text* is the address of a web page, such as a console page."""
+    """Return a hint if *text* is the URL of a web page, such as a console page."""
     if not pasted(text).lower().startswith(("https://", "http://")):
         return None
     run = _PAGE_OF_RUN.search(text)
     if run is None:
-        return "This is a web address; a checkpoint path looks like tinker://RUN/KIND/NAME."
+        return "This is the URL of a web page; a checkpoint path looks like tinker://RUN/KIND/NAME."
     run_id = unquote(run[1])
-    return f"This is the address of a console page; the run's id is {run_id}."
+    return f"This is the URL of a console page; the run id is {run_id}."
 
 
 def run_url(run_id: str) -> str:
@@ -164,7 +165,7 @@ def segment_from_server(text: str) -> str:
 
 
 #: A note about a path in a response.
-UNKNOWN_FORM = "This version does not know the form of the server's path; it is shown as received."
+UNKNOWN_FORM = "This version does not recognize the form of the path; it is shown as received."
 
 
 def as_received(text: str) -> tuple[str, bool]:

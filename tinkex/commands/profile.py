@@ -86,7 +86,7 @@ class AddProfile(ShowOne):
             ("api-key-command", "<command>", "command that prints the API key"),
             ("default-format", "<format>", "output format if -f is not given"),
             ("project-id", "<id>", "project that new sessions belong to"),
-            ("tags", "<tags>", "tags of new sessions, separated by commas"),
+            ("tags", "<tags>", "tags for new sessions, separated by commas"),
         ):
             parser.add_argument(f"--{name}", metavar=metavar, help=meaning)
         for name, meaning in (

@@ -84,7 +84,7 @@ def checked_name(text: str) -> str:
     name = text.removeprefix("@")
     if name.lower() in RESERVED:
         raise UsageError(
-            f"@{name} cannot be an alias: it names the newest checkpoint",
+            f"@{name} cannot be an alias: it refers to the newest checkpoint",
             hint="Choose another name.",
         )
     if not _NAME.fullmatch(name):

@@ -56,7 +56,7 @@ def read_argument(argument: str, stdin: TextIO | None, what: str = "API key") ->
     if not text.strip():
         raise SettingsError(
             f"no {what} in {source}",
-            hint=f"The first line of standard input, or the file, is the {what}.",
+            hint=f"The first line of standard input, or of the file, must be the {what}.",
         )
     return text.strip()
 
@@ -74,7 +74,7 @@ def ask(question: str) -> str:
         key = ""
     if not key:
         raise UsageError(
-            "Cancelled: no key was entered, nothing was changed.", hint="", whole_line=True
+            "Cancelled: no key was entered and nothing was changed.", hint="", whole_line=True
         )
     return key
 
@@ -226,7 +226,7 @@ class KeyStore:
         if found:
             ids = ", ".join(key.key_id for key in found)
             raise UsageError(
-                f"several keys are called {name!r}", hint=f"Give one of the ids: {ids}."
+                f"several keys are called {name!r}", hint=f"Use one of the ids: {ids}."
             )
         names = ", ".join(key.name or key.key_id for key in known) or "none"
         raise UsageError(f"no stored key named {name!r}", hint=f"Stored keys: {names}.")
@@ -248,7 +248,7 @@ class KeyStore:
         return own[0] if own else None
 
     def addresses(self) -> list[str]:
-        """Return the addresses that keys are stored for, except the official one.
+        """Return the URLs that keys are stored for, except the official one.
 
         Never raises: a file that cannot be read counts as empty.
         """
@@ -307,7 +307,7 @@ class KeyStore:
             pass
         raise SettingsError(
             f"cannot parse {self.path}: {problem}",
-            hint="The file is unchanged; move it away to start with an empty one.",
+            hint="The file is unchanged; move it away to start with an empty file.",
         )
 
 

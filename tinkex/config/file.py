@@ -25,7 +25,7 @@ CONFIG_VARIABLE = "TINKEX_CONFIG"
 _FIX = f"Fix it in an editor, or set {CONFIG_VARIABLE} to another file."
 _NO_LIMIT = 10**9
 #: Hint about a command that another user may have written.
-DISTRUSTED = "Check the file's content, then make it writable only for you: chown, chmod go-w."
+DISTRUSTED = "Check the file's content, then make it writable only by you: chown, chmod go-w."
 
 
 class NotEditable(Exception):

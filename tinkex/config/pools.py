@@ -82,7 +82,7 @@ def authorities(options: PoolOptions) -> str | None:
         value = os.environ.get(variable)
         if value and not os.path.exists(value):
             raise SettingsError(
-                f"{variable} names {value}, which does not exist",
+                f"{variable} is set to {value}, which does not exist",
                 hint=f"Set it to a file or directory of CA certificates, or run: unset {variable}",
             )
         if value:
@@ -139,7 +139,7 @@ def check_files(options: PoolOptions) -> None:
     except (ssl.SSLError, ValueError) as error:
         raise SettingsError(
             f"client_cert of the HTTP pool cannot be used with its key: {options.client_cert}",
-            hint="Both must be in PEM format, in one file or two, with no passphrase for the key.",
+            hint="Both must be in PEM format, in one file or two; the key must have no passphrase.",
         ) from error
 
 

@@ -171,7 +171,7 @@ def declared(name: str) -> Any:
         what = "declares no settings" if plugins.find_distribution(name) else "is not installed"
         raise PluginError(
             f"the plugin {name} {what}",
-            hint=f"A plugin declares a dataclass in the group {plugins.SETTINGS}, under its name. "
+            hint=f"A plugin declares its settings as a dataclass in the group {plugins.SETTINGS}. "
             f"Plugins with settings: {known or 'none'}.",
         )
     return plugins.load(plugins.pick(plugins.SETTINGS, entry_point.name))

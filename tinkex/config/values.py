@@ -24,23 +24,23 @@ ENVIRONMENT = {
 #: Name of a setting → its description, in display order.
 DESCRIPTIONS = {
     "profile": "default profile",
-    "base_url": "address of the service",
+    "base_url": "base URL of the service",
     "api_key": "API key",
     "api_key_command": "command that prints the API key",
-    "timeout": "time limit for the service (milliseconds, or 30s, 2m)",
+    "timeout": "maximum time to wait for the service (milliseconds, or 30s, 2m)",
     "http_pool": "HTTP pool that sends the requests",
     "format": "output format",
     "project_id": "project that new sessions belong to",
-    "tags": "tags of new sessions, separated by commas",
-    "headers": "additional headers of every request to the service, as a JSON object",
+    "tags": "tags for new sessions, separated by commas",
+    "headers": "additional headers for every request to the service, as a JSON object",
     "allow_http": "allow sending the key over plain http to another machine (true or false)",
 }
 #: Name of an HTTP pool option → its description.
 POOL_DESCRIPTIONS = {
     "http_pool.driver": "installed HTTP pool that the name refers to",
     "http_pool.ca_bundle": "certificate authorities to trust (file or directory)",
-    "http_pool.client_cert": "client certificate in PEM",
-    "http_pool.client_key": "key of the client certificate, if it is in another file",
+    "http_pool.client_cert": "client certificate in PEM format",
+    "http_pool.client_key": "private key of the client certificate, if it is in a separate file",
     "http_pool.insecure": "do not verify certificates (true or false)",
 }
 #: Name of a header → the variable that sets it, as in the official SDK.
@@ -134,7 +134,7 @@ def parse_timeout(text: str | int | float) -> float:
 
 
 def is_loopback(url: str) -> bool:
-    """Return whether *url* is an address of this machine."""
+    """Return whether *url* refers to this machine."""
     from urllib.parse import urlsplit
 
     host = urlsplit(url).hostname or ""
@@ -197,7 +197,7 @@ def _parse_text(value: Any) -> str:
 def _parse_pool(value: Any) -> str:
     if isinstance(value, dict):
         raise SettingsError(
-            "http_pool is a name, not a mapping",
+            "http_pool must be a name, not a mapping",
             hint="Put the options under http_pools at the top level, and the pool's name here.",
         )
     return _parse_text(value)

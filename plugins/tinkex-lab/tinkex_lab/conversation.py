@@ -219,7 +219,7 @@ class ConversationLog:
         check_writable(name)
         self._path = user_path(name)
         if self._path.exists() and not self._path.is_file():
-            raise LocalError(f"{name} is not a regular file", hint="Name another file.")
+            raise LocalError(f"{name} is not a regular file", hint="Specify another file.")
         self._start, self._line = 0, b""
         self._write(b"")
 

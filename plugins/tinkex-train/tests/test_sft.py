@@ -345,7 +345,7 @@ def test_long_rows(sft):
         (["--output", "o", "--rank", "0"], "--rank", ""),
         (["--output", "o", "--learning-rate", "0"], "--learning-rate", ""),
         (["--output", "o", "--schedule", "warm"], "--schedule", ""),
-        (["--output", "o", "--input-format", "messages"], "line 1: a row of the layout", ""),
+        (["--output", "o", "--input-format", "messages"], "line 1: a row with the layout", ""),
         (["--output", "o", "--tokenizer", "./none"], "none", ""),
         (["--output", "linked"], "linked/metrics.jsonl is not a regular file", "--output"),
         (["--output", "used"], "used already contains a training run", "--resume"),

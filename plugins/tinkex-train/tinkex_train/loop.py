@@ -251,7 +251,7 @@ class Trainer:
 
     def _reach(self, save: Callable[[], SavedWeights]) -> SavedWeights:
         """Call *save*, repeatedly while the service cannot be reached, until the timeout."""
-        deadline, delay = self._client.deadline("the checkpoint to be saved"), 0.5
+        deadline, delay = self._client.deadline("the new checkpoint"), 0.5
         while True:
             try:
                 return save()

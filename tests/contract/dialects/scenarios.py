@@ -187,7 +187,7 @@ SCENARIOS = {
     "session show": Scenario(
         "session show {session}",
         r"re:{session}\nRun: {run}\n(Sampler: .*\n)?",
-        refused=lacking("sessions, or has none of this id", *SKYRL),
+        refused=lacking("sessions, or has no session with this id", *SKYRL),
     ),
     "session search": Scenario(
         "session search",
@@ -200,7 +200,7 @@ SCENARIOS = {
         "session export-trace {session} --url-only",
         r"re:http://localhost:\d+/storage/trace\n",
         on={"local": r"re:http://local\.tinkex\.invalid/.*/trace\.pftrace\?\S+\n"},
-        refused=lacking("traces of sessions, or has no session of this id", *OPEN),
+        refused=lacking("traces of sessions, or has no session with this id", *OPEN),
         operation="Trace export",
     ),
     "billing usage": Scenario(

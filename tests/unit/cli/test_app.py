@@ -63,7 +63,11 @@ def test_help_fits_the_terminal_and_is_a_line_a_command_elsewhere(monkeypatch):
             "Did you mean --base?",
         ),
         ("help run lst", "'run lst' is not a tinkex command.", "tinkex run list"),
-        ("--nope run", "Invalid option(s) for tinkex: --nope", "Options of a command follow it"),
+        (
+            "--nope run",
+            "Invalid option(s) for tinkex: --nope",
+            "Put the options of a command after it",
+        ),
     ],
 )
 def test_unknown_commands_and_options(words, line, hint):
@@ -89,7 +93,10 @@ NOUNS = {"checkpoint": "Checkpoint", "run": "Sampling"}
         ("run list --timeout 0", "argument --timeout: not a timeout: '0'"),
         ("run list -f xml", "invalid choice: 'xml'"),
         ("run wait r --interval 1ms", "argument --interval: not a duration"),
-        ("checkpoint --api-key k list", "options follow the whole command: tinkex checkpoint list"),
+        (
+            "checkpoint --api-key k list",
+            "options must follow the whole command: tinkex checkpoint list",
+        ),
         ("run info", "the following arguments are required: <run_id>"),
         ("run info a b", "unexpected argument(s) for run info: b"),
         ("checkpoint list", "Missing --api-key"),
@@ -237,7 +244,7 @@ def test_a_base_url_that_ends_in_api_v1_gets_the_hint(suffix, reply):
     with serving(lambda request: reply) as url:
         words = ["--base-url", url + suffix, "--api-key", "tml-x"]
         ends = suffix.rstrip("/")
-        hint = f"The base URL ends in {ends}; /api/v1 is added to it. Did you mean {url}?"
+        hint = f"The base URL ends in {ends}; tinkex adds /api/v1 to it. Did you mean {url}?"
         assert f"Hint: {hint}\n" in invoke(["run", "list", *words]).stderr
         rows = {row["check"]: row for row in invoke(["doctor", "-f", "json", *words]).rows}
         assert rows["service"]["hint"] == hint
@@ -246,7 +253,7 @@ def test_a_base_url_that_ends_in_api_v1_gets_the_hint(suffix, reply):
 
 def test_a_base_url_that_ends_in_api_v1_gets_the_hint_where_it_is_set():
     words = ["--base-url", "http://127.0.0.1:8000/api/v1", "--api-key", "tml-x"]
-    shown = "Warning: The base URL ends in /api/v1; /api/v1 is added to it."
+    shown = "Warning: The base URL ends in /api/v1; tinkex adds /api/v1 to it."
     assert shown in invoke(["profile", "add", "x", *words]).stderr
     done = invoke(["--profile", "x", "config", "set", "base_url", words[1]])
     assert (done.exit_code, shown in done.stderr) == (0, True)

@@ -104,8 +104,8 @@ def test_the_option_that_was_meant(typed, meant):
             for words in ("--bogus", "--until x")
         ],
         *[(f"run {word}", "Subcommands of 'run': run batch, ") for word in ("hello", "foo -v")],
-        ("--limit 3 run list", "Options of a command follow it: "),
-        ("-c x run list", "Options of a command follow it: "),
+        ("--limit 3 run list", "Put the options of a command after it: "),
+        ("-c x run list", "Put the options of a command after it: "),
         ("run --prompt --max-tokens 3", "See: tinkex help run\n"),
         ("run --prompt", "See: tinkex help run\n"),
         ("checkpoint --train-mlp=false --output x", "See: tinkex help checkpoint\n"),
@@ -136,7 +136,7 @@ def test_words_after_two_hyphens_are_arguments(noun):
 def test_a_text_without_quotes(words, meant):
     stderr = invoke(words).stderr
     if meant:
-        assert stderr.endswith(f"Hint: Quote a value of several words: {meant}\n")
+        assert stderr.endswith(f"Hint: Quote a value that contains spaces: {meant}\n")
     else:
         assert "Quote" not in stderr
 

@@ -62,7 +62,7 @@ def test_the_save_that_finds_no_place_says_that_the_server_is_full(skyrl, save):
         "Checkpoint failed due to server or transient error. Consider retrying: "
         "Maximum number of LoRA adapters (9) reached"
     )
-    assert hint.startswith("Hint: The server is full. Capacity is freed when an idle session ends")
+    assert hint.startswith("Hint: The server has no free capacity. Unload a run, or wait")
     assert hint.endswith(f" The training run {skyrl.new_run} was created and has no checkpoint.")
 
 
@@ -175,5 +175,5 @@ def test_saving_and_sampling_work_on_hatchery(tmp_path):
         server.places = 0
         full = invoke([*save, "--name", "two"])
     assert "Consider retrying: Max 5 concurrent sessions (HTTP 429)" in full.stderr
-    assert "Hint: The server is full." in full.stderr
+    assert "Hint: The server has no free capacity." in full.stderr
     assert len(server.requests("POST", "create_model")) == 2

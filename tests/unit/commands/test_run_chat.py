@@ -115,7 +115,7 @@ def test_stop_strings_are_kept(tinkex, service):
         (["--messages", "-", "--prompt", "Hi"], "", "either --messages or a prompt"),
         (["--messages", "-"], "", "standard input is not a JSON list of messages"),
         (["--messages", "-"], "Hi", "standard input is not a JSON list of messages"),
-        (["--messages", "-"], "[]", "messages must be a list of at least one"),
+        (["--messages", "-"], "[]", "messages must be a list of at least one message"),
         (["--messages", "-"], '[{"role": "user"}]', "the content of message 1 must be a string"),
         (["--messages", "-"], "\udcff", "not UTF-8"),
         (["--messages", "none.json"], "", "cannot read none.json: No such file"),

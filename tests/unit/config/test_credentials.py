@@ -42,7 +42,8 @@ def test_a_missing_key_names_the_addresses_that_have_one(stored, profiles, other
         store.add(key("other:1", base_url=URL, is_default=False))
     error = invoke(["run", "list"]).stderr
     assert "Missing --api-key\n" in error
-    assert error.endswith(f"There is a key for {others}; log in here with 'tinkex auth login'.\n")
+    login = "For this server, log in with 'tinkex auth login'."
+    assert error.endswith(f"There is a key for {others}. {login}\n")
 
 
 def test_a_key_is_written_as_the_official_login_writes_it(store):

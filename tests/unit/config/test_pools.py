@@ -94,7 +94,7 @@ def test_another_pool_does_not_replace_the_server_of_a_profile(config, monkeypat
         ) as caught:
             settings.resolve({**one, "http_pool": pool})
         assert str(caught.value).endswith(f"but --http-pool selects '{pool}'")
-        assert "Omit --http-pool, or give" in str(caught.value.hint)
+        assert "Omit --http-pool, or specify" in str(caught.value.hint)
     assert settings.resolve({**one, "http_pool": "local"}).base_url.startswith("http://local.")
     assert settings.resolve({**one, "base_url": other}).base_url == other
 
@@ -104,7 +104,7 @@ def test_another_pool_does_not_replace_the_server_of_a_profile(config, monkeypat
     monkeypatch.delenv("TINKER_BASE_URL")
     with pytest.raises(SettingsError, match="but TINKEX_HTTP_POOL selects 'default'") as caught:
         settings.resolve()
-    assert "Unset TINKEX_HTTP_POOL, or give" in str(caught.value.hint)
+    assert "Unset TINKEX_HTTP_POOL, or specify" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(
@@ -130,5 +130,5 @@ def test_configurations_that_are_refused(config, text, flags, what, hint):
 
 def test_certificates_of_the_official_service_are_checked_unless_it_is_named():
     settings.resolve({"insecure": True, "base_url": settings.DEFAULT_BASE_URL}).check_pool()
-    with pytest.raises(SettingsError, match="cannot be turned off for the default address"):
+    with pytest.raises(SettingsError, match="cannot be turned off for the default base URL"):
         settings.resolve({"insecure": True}).check_pool()

@@ -166,7 +166,7 @@ def _prepared(request: HttpRequest) -> requests.PreparedRequest:
 
 
 def proxies_for(url: str) -> dict[str, str]:
-    """Return the proxies for *url* (scheme → address), empty for a direct connection.
+    """Return the proxies for *url* (scheme → URL), empty for a direct connection.
 
     Honours HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY in upper or lower case. Requests to this
     machine never go through a proxy: they, and the API key in them, may be unencrypted.
@@ -175,7 +175,7 @@ def proxies_for(url: str) -> dict[str, str]:
 
 
 def proxy_for(url: str) -> str | None:
-    """Return the address of the proxy for *url*, or an empty string."""
+    """Return the URL of the proxy for *url*, or an empty string."""
     return select_proxy(url, proxies_for(url))
 
 
@@ -301,7 +301,7 @@ def _connect(connection: HTTPConnection, connect: Any) -> None:
     try:
         run_in_thread(connect, left)
     except TimeoutError as error:
-        message = f"{connection.host} cannot be reached"
+        message = f"cannot reach {connection.host}"
         raise urllib3.exceptions.ConnectTimeoutError(connection, message) from error
 
 
@@ -338,17 +338,17 @@ def _settings_error(causes: list[BaseException], host: str, proxy: str) -> Tinke
     of_proxy = (requests.exceptions.InvalidProxyURL, urllib3.exceptions.ProxySchemeUnknown)
     of_url = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
     if any(isinstance(cause, of_proxy) for cause in causes) or _is_malformed(proxy):
-        message = f"the address of the HTTP proxy is malformed: {_public(proxy)}"
+        message = f"the URL of the HTTP proxy is malformed: {_public(proxy)}"
         encode = "Percent-encode a password: # as %23, / as %2F. " if "@" in proxy else ""
         return SettingsError(message, hint=encode + proxy_hint(proxy))
     for cause in causes:
         if isinstance(cause, requests.exceptions.InvalidSchema) and "SOCKS" in str(cause):
             return SettingsError(
-                "a SOCKS proxy is set, which requires another package",
+                "a SOCKS proxy is set, but support for SOCKS is not installed",
                 hint=f"Install it: pip install 'requests[socks]'. {proxy_hint(proxy)}",
             )
         if isinstance(cause, of_url):
-            return SettingsError(f"not a usable address: {host}", hint="Check the base URL.")
+            return SettingsError(f"not a valid URL: {host}", hint="Check the base URL.")
     return None
 
 
@@ -360,7 +360,7 @@ def _proxy_error(causes: list[BaseException], host: str, proxy: str) -> TinkexEr
             return proxy_refusal(int(found[1]), host, proxy)
         if "WRONG_VERSION_NUMBER" in str(cause):  # https_proxy=https://… is a common mistake
             message = f"the HTTP proxy {_public(proxy)} does not support TLS"
-            return SettingsError(message, hint=f"Use http:// in its address. {proxy_hint(proxy)}")
+            return SettingsError(message, hint=f"Use http:// in its URL. {proxy_hint(proxy)}")
     if error := errors.tls_error(causes, f"the HTTP proxy {_public(proxy)}"):
         return error
     unknown = any(isinstance(c, urllib3.exceptions.NameResolutionError) for c in causes)
@@ -375,13 +375,13 @@ def proxy_refusal(status: int, host: str, proxy: str) -> TinkexError:
     """Return the error for a *proxy* that refused a tunnel to *host* with *status*."""
     hint = proxy_hint(proxy)
     if status == 407 and "@" in proxy:
-        message = "the HTTP proxy does not accept the user name and password (407)"
+        message = "the HTTP proxy rejected the user name and password (407)"
         return SettingsError(message, hint=hint)
     if status == 407:
         message = "the HTTP proxy requires a user name and password (407)"
         return SettingsError(message, hint=f"Use http://USER:PASSWORD@HOST:PORT. {hint}")
     if status < 500 and status not in (408, 429):
-        return SettingsError(f"the HTTP proxy refuses {host} ({status})", hint=hint)
+        return SettingsError(f"the HTTP proxy refuses connections to {host} ({status})", hint=hint)
     return ConnectionFailed(f"the HTTP proxy cannot reach {host} ({status})", hint=hint)
 
 
@@ -393,14 +393,14 @@ def _is_malformed(proxy: str) -> bool:
 
 
 def _public(proxy: str) -> str:
-    """Return the address of *proxy* without user name and password."""
+    """Return the URL of *proxy* without user name and password."""
     return re.sub(r"^(\w+://)?.*@", r"\1", proxy)
 
 
 def proxy_hint(proxy: str) -> str:
-    """Return a hint that names the source of the proxy address *proxy*."""
+    """Return a hint that names the source of the proxy URL *proxy*."""
     if not proxy:
-        return "No proxy is configured for this address: the network itself uses one."
+        return "No proxy is configured for this URL; the network may use a transparent proxy."
     names = sorted(n for n, value in os.environ.items() if value == proxy and "proxy" in n.lower())
     origin = " and ".join(names) or "the environment"
     return f"The proxy {_public(proxy)} comes from {origin}; NO_PROXY lists exceptions."

@@ -21,8 +21,8 @@ from tinkex.exceptions import (
 from tinkex.files import limit_error
 
 CA_HINT = (
-    "If a proxy or a private authority signs it, set REQUESTS_CA_BUNDLE, or ca_bundle of an "
-    "HTTP pool, to its certificate."
+    "If a proxy or a private authority signed the certificate, set REQUESTS_CA_BUNDLE, or "
+    "ca_bundle of the HTTP pool, to its CA certificate."
 )
 
 
@@ -32,7 +32,7 @@ def host_of(url: str) -> str:
         parts = urlsplit(url)
         host, port = parts.hostname or "the server", parts.port
     except ValueError:
-        return "a malformed address"
+        return "a malformed URL"
     host = f"[{host}]" if ":" in host else host
     return f"{host}:{port}" if port else host
 

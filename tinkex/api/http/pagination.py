@@ -59,7 +59,7 @@ def positive_limit(limit: int | None, offset: int) -> int | None:
     :raises UsageError: *limit* or the offset is negative.
     """
     if offset < 0 or (limit is not None and limit < 0):
-        raise UsageError("a limit or an offset must not be negative")
+        raise UsageError("limit and offset must not be negative")
     return limit or None
 
 

@@ -105,12 +105,13 @@ class Prober:
         try:
             found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            why = getattr(error, "strerror", None) or "not a name"
+            why = getattr(error, "strerror", None) or "not a valid host name"
             hint = "Check the name and the network connection."
             return [CheckResult("dns", "fail", f"cannot resolve {self._host}: {why}", hint)]
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
         took = (time.monotonic() - start) * 1000
-        return [CheckResult("dns", "ok", f"{self._host} is {', '.join(addresses)} ({took:.0f} ms)")]
+        detail = f"{self._host} resolves to {', '.join(addresses)} ({took:.0f} ms)"
+        return [CheckResult("dns", "ok", detail)]
 
     def tls(self) -> list[CheckResult]:
         """Make a TLS connection and check the certificate."""
@@ -151,10 +152,11 @@ class Prober:
         if 300 <= first.status < 400:
             return [CheckResult.from_error("service", transport.refusal(first))]
         if first.status >= 500:
-            detail = f"{errors.host_of(transport.base_url)} fails (HTTP {first.status}; {took})"
+            host = errors.host_of(transport.base_url)
+            detail = f"{host} reports a server error (HTTP {first.status}; {took})"
             return [CheckResult("service", "fail", detail, "Try again later.")]
         if first.content_type == "text/html" or isinstance(first.error(), NotOffered):
-            detail = f"not a Tinker service, but it responds (HTTP {first.status}; {took})"
+            detail = f"responds, but is not a Tinker service (HTTP {first.status}; {took})"
             hint = self._settings.address_warning() or "Check the base URL."
             return [CheckResult("service", "fail", detail, hint), _clock(first)]
         return [CheckResult("service", "ok", f"responds in {took}"), _clock(first)]

@@ -210,7 +210,7 @@ class Retrying:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that a server asks to wait, or ``None`` if it does not ask.
+    """Return the seconds that a server asks the client to wait, or ``None`` if it does not ask.
 
     :param headers: those of its response, their names in lower case.
     """

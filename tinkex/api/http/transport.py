@@ -63,7 +63,10 @@ _SAME_REQUEST = frozenset({307, 308})
 #: Maximum number of redirects followed for one request.
 _HOPS = 5
 #: For a 429 without a retry time, to a request that creates something.
-_LIMIT_HINT = "The server has a limit: end a session or a run, or wait until idle ones end."
+_LIMIT_HINT = (
+    "The server limits concurrent sessions. End a session or a run, or wait until idle "
+    "sessions end."
+)
 _CHUNK, _BEGINNING = 64 * 1024, 1024
 #: Minimum length of an API key.
 _REAL_KEY = 16
@@ -180,7 +183,7 @@ class Response:
             return json.loads(self.body.decode("utf-8-sig"))
         except (ValueError, RecursionError):
             kind = "" if not self.body.strip() else self.content_type or "something"
-            form = "broken JSON" if kind.endswith("json") else _FORMS.get(kind, kind)
+            form = "malformed data" if kind.endswith("json") else _FORMS.get(kind, kind)
             error = InvalidResponse(
                 f"the server returned {form} instead of JSON (HTTP {self.status})"
             )
@@ -293,11 +296,11 @@ class Transport:
         """Return the error for a redirect that is not followed."""
         host, location = errors.host_of(self.base_url), response.headers.get("location")
         if not location:
-            return InvalidResponse(f"{host} redirects without an address (HTTP {response.status})")
+            return InvalidResponse(f"{host} redirects without a URL (HTTP {response.status})")
         url = join_url(self.base_url, location)
-        why = "and the API key is not sent there"
+        why = "but tinkex does not send the API key there"
         if same_origin(url, self.base_url):
-            why = f"which is followed only for a GET (HTTP {response.status})"
+            why = f"but tinkex follows that only for GET requests (HTTP {response.status})"
         base, api, _ = url.partition("/api/v1/")
         return Redirected(f"{host} redirects to {url}, {why}", location=base if api else "")
 
@@ -533,7 +536,7 @@ def join_url(base: str, location: str) -> str:
         url = urljoin(base, location.strip())
         return _ascii(url) if url.startswith(("http:", "https:")) else url
     except ValueError as error:
-        raise InvalidResponse("the server sent a malformed address") from error
+        raise InvalidResponse("the server sent a malformed URL") from error
 
 
 @functools.lru_cache(maxsize=64)
@@ -542,7 +545,7 @@ def _ascii_base(url: str) -> str:
         return _ascii(url)
     except ValueError as error:
         host = errors.host_of(url)
-        raise SettingsError(f"not a usable address: {host}", hint="Check the base URL.") from error
+        raise SettingsError(f"not a valid URL: {host}", hint="Check the base URL.") from error
 
 
 def _ascii(url: str) -> str:

@@ -134,7 +134,7 @@ class Auth:
 
     def revoke(self) -> None:
         """Delete the key on the server, for every user of it."""
-        deadline = self._transport.deadline("the key to be revoked")
+        deadline = self._transport.deadline("the revocation of the key")
         request = Request("DELETE", "auth/apikey/me", what="revoking a key")
         self._transport.call(request, deadline)
 

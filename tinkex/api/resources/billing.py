@@ -22,7 +22,7 @@ from tinkex.exceptions import Forbidden, TinkexError, UsageError
 WINDOW = timedelta(days=14)
 #: Endpoint that reports current storage and its price.
 _STORAGE = "billing/usage/checkpoints/current"
-#: Member of its response with US dollars per gigabyte and month.
+#: Member of its response with US dollars per gigabyte per month.
 _RATE = "effective_rate_usd_per_gigabyte_month"
 #: Number of time spans requested concurrently.
 _CONCURRENCY = 4
@@ -121,7 +121,7 @@ class StoredCheckpoints:
 class CheckpointStorage:
     """The current storage of checkpoints, by project and owner.
 
-    :ivar rate: US dollars per gigabyte and month of 720 hours, if known.
+    :ivar rate: US dollars per gigabyte per month of 720 hours, if known.
     """
 
     rate: float | None = None
@@ -143,7 +143,7 @@ class Billing:
         """
         now = datetime.now(UTC)
         if start > now:
-            raise UsageError("the time span begins in the future")
+            raise UsageError("the time span starts in the future")
         start, end = aligned(start, now if end is None else min(end, now))
         deadline = self._transport.deadline("the usage")
 
@@ -178,7 +178,7 @@ class Billing:
         return CheckpointStorage(schema.optional_number(data, _RATE), tuple(rows))
 
     def storage_rate(self) -> float | None:
-        """Return the price of storage in US dollars per gigabyte and month, or ``None``.
+        """Return the price of storage in US dollars per gigabyte per month, or ``None``.
 
         Never raises: only some services have billing, and only some keys may view it.
         """
@@ -196,7 +196,7 @@ class Billing:
         try:
             return self._transport.call(request, deadline).object()
         except Forbidden as error:
-            error.hint = "The key's user needs the permission to see the organization's billing."
+            error.hint = "The owner of the key needs permission to view the organization's billing."
             raise
 
 
@@ -207,7 +207,7 @@ def aligned(start: datetime, end: datetime) -> tuple[datetime, datetime]:
     """
     start, end = start.astimezone(UTC), end.astimezone(UTC)
     if end <= start:
-        raise UsageError("the time span is empty: its end is not after its beginning")
+        raise UsageError("the time span is empty: its end must be after its start")
     last = end.replace(minute=0, second=0, microsecond=0)
     last = last if last == end else last + timedelta(hours=1)
     return start.replace(minute=0, second=0, microsecond=0), last

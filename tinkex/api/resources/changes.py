@@ -135,17 +135,17 @@ class Changes:
             return _missing(path)  # the server may change another kind of that name
         if self._force or not (twins := self.twins(path)):
             return None
-        why = "and this server, whose ids have no kind, may change that one instead"
+        why = "and this server may change that checkpoint instead because its ids have no kind"
         return SharedName(f"{a_few(twins)} has the same name, {why}")
 
     def publish(self, path: str) -> None:
         """See :meth:`tinkex.api.Checkpoints.publish`."""
-        deadline = self._transport.deadline("the checkpoint to be published")
+        deadline = self._transport.deadline("the publication of the checkpoint")
         self._change(path, Request("POST", "/publish", what="publishing"), deadline)
 
     def unpublish(self, path: str) -> None:
         """See :meth:`tinkex.api.Checkpoints.unpublish`."""
-        deadline = self._transport.deadline("the checkpoint to be unpublished")
+        deadline = self._transport.deadline("the unpublishing of the checkpoint")
         try:
             self._change(path, Request("DELETE", "/publish", what="unpublishing"), deadline)
         except BadRequest as error:
@@ -156,7 +156,7 @@ class Changes:
 
     def set_ttl(self, path: str, seconds: int | None) -> None:
         """See :meth:`tinkex.api.Checkpoints.set_ttl`."""
-        deadline = self._transport.deadline("the expiry to be set")
+        deadline = self._transport.deadline("the new expiry time")
         request = Request("PUT", "/ttl", {"ttl_seconds": seconds}, what="expiry of checkpoints")
         self._change(path, request, deadline)
 
@@ -176,7 +176,7 @@ class Changes:
                     self._delete_and_check(path, run, self._deadline(), tries=2)
 
     def _deadline(self) -> Deadline:
-        return self._transport.deadline("the checkpoint to be deleted")
+        return self._transport.deadline("the deletion of the checkpoint")
 
     def _delete(self, path: str, deadline: Deadline) -> None:
         self._change(path, Request("DELETE", "", what="deleting checkpoints"), deadline)
@@ -194,15 +194,15 @@ class Changes:
             if key_of(path) not in run.left:
                 break
         if key_of(path) not in run.left:
-            doubtful = "is still listed, but its files may be gone"
+            doubtful = "is still listed, but its files may have been deleted"
             twins = [other for other in self.twins(path) if key_of(other) in run.left]
-            self.notes[path] = [f"{other} is gone, too" for other in lost]
+            self.notes[path] = [f"{other} was deleted, too" for other in lost]
             self.notes[path] += [f"{other} {doubtful}" for other in twins]
         elif failure and not lost:
             raise failure
         else:
-            message = "the server reports success, but still lists it"
-            message += f"; {a_few(lost)} is gone instead" if lost else ""
+            message = "the server reports success, but still lists the checkpoint"
+            message += f"; {a_few(lost)} was deleted instead" if lost else ""
             raise OperationFailed(message, category="user" if lost else "server")
 
     def _look_again(
@@ -223,7 +223,7 @@ class Changes:
                 except NotFound:  # it was the last checkpoint of its run
                     pass
                 except TinkexError as error:
-                    why = f"its list could not be read after the deletion: {error}"
+                    why = f"the list of checkpoints could not be read after the deletion: {error}"
                     raise failure or OperationFailed(why) from error
                 run.lost += sorted(run.left - listed - self._keys)
                 run.left &= listed

@@ -232,7 +232,8 @@ class Checkpoints:
             ids do not distinguish them, so that it may delete either or both.
         :raises tinkex.exceptions.NotFound: it does not exist.
         :raises tinkex.exceptions.SharedName: the checkpoint can be deleted only with *force*.
-        :raises tinkex.exceptions.OperationFailed: the server reports success, but still lists it.
+        :raises tinkex.exceptions.OperationFailed: the server reports success, but still lists
+            the checkpoint.
         """
         path = str(TinkerPath.from_string(path))
         self.changes([path], force=force).delete(path)
@@ -271,7 +272,7 @@ class Checkpoints:
         :param access_token: key of the account that may read the original, if not this one.
         """
         body: dict[str, object] = {"source_path": str(TinkerPath.from_string(path))}
-        deadline = self._transport.deadline("the checkpoint to be copied")
+        deadline = self._transport.deadline("the copy of the checkpoint")
         if ttl_seconds is not None:
             body["ttl_seconds"] = ttl_seconds
         headers = {_TOKEN_HEADER: credentials.checked(access_token)} if access_token else {}

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 _FORMS = "Give tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @latest."
 _NAME = re.compile(r"([^@~]*)(@latest(?::([a-z_]+))?)?(?:~([0-9]{1,6}))?")
-_KINDS_OF_NAME = {"checkpoint": "checkpoint path or name", "run": "training run's id or name"}
+_KINDS_OF_NAME = {"checkpoint": "checkpoint path or name", "run": "training run id or name"}
 #: A slash is allowed only in RUN:weights/NAME and RUN:training/NAME.
 _SLASHES = re.compile(rf"[^/]*|[^/]+:({'|'.join(TYPES)})/[^/:]+")
 #: A session id; on many servers, ids of runs begin with it.
@@ -182,7 +182,7 @@ class _Search:
         if not name.latest:
             return self._one_beginning(name.run)
         if name.run or name.kind:
-            raise InvalidName(f"not a run's name: {shown(name.text)}", resource="run")
+            raise InvalidName(f"not a run name: {shown(name.text)}", resource="run")
         runs = sorted(self._account.runs.list(None), key=last_used, reverse=True)
         return _nth(runs, name.back, "training runs", "run").training_run_id
 
@@ -194,7 +194,7 @@ class _Search:
             found = self._account.checkpoints.list(None)
         if label is not None:
             if "@" in name.text:
-                raise InvalidName(f"{shown(name.text)} names two checkpoints", hint=_FORMS)
+                raise InvalidName(f"{shown(name.text)} refers to two checkpoints", hint=_FORMS)
             return _labelled(found, run_id, label, kind, name.back)
         kind = name.kind or kind
         fitting = [c for c in found if c.path and kind in (None, c.checkpoint_type)]
@@ -203,7 +203,7 @@ class _Search:
         if len(fitting) > 1 and not name.latest:
             raise AmbiguousName(
                 f"the run {run_id} has {len(fitting)} checkpoints",
-                hint="Give RUN:NAME or RUN@latest; there are "
+                hint="Use RUN:NAME or RUN@latest. The run has "
                 f"{a_few([checkpoint.tinker_path for checkpoint in fitting])}.",
             )
         what = f"{kind + ' ' if kind else ''}checkpoints"
@@ -245,7 +245,7 @@ class _Search:
         if found:
             raise AmbiguousName(
                 f"{len(found)} training run ids begin with {shown(text)}",
-                hint=f"Give more of the id: {a_few(found)}.",
+                hint=f"Use a longer prefix: {a_few(found)}.",
             )
         near = difflib.get_close_matches(text, ids, n=3, cutoff=0.5)
         raise InvalidName(
@@ -297,12 +297,12 @@ def _labelled(
         near = closest(label, [p.checkpoint_id if "/" in label else p.name for p in names.values()])
         raise UsageError(
             f"the run {run_id} has no checkpoint called {shown(label)}",
-            hint=f"It has {a_few(near)}." if near else "It has no checkpoints.",
+            hint=f"This run has: {a_few(near)}." if near else "This run has no checkpoints.",
         )
     if len(fitting) > 1:
         raise AmbiguousName(
             f"{len(fitting)} checkpoints of the run {run_id} are called {shown(label)}",
-            hint=f"Give one in full: {a_few([str(p) for p in fitting])}.",
+            hint=f"Use a full path: {a_few([str(p) for p in fitting])}.",
         )
     line = [c for c in found if c.path and c.path.kind == fitting[0].kind]
     line.sort(key=time_of, reverse=True)

@@ -132,7 +132,7 @@ class Runs:
         """
         from tinkex.api.http import futures  # which lists do not need
 
-        deadline = self._transport.deadline("the run to be unloaded")
+        deadline = self._transport.deadline("the unloading of the run")
         request = Request("POST", "unload_model", {"model_id": run_id}, what="unloading runs")
         answer = self._transport.call(request, deadline)
         if answer.body.strip():

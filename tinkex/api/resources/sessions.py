@@ -274,7 +274,7 @@ class Sessions:
         """
         deadline = self._transport.deadline("the trace")
         path = f"sessions/{segment(session_id)}/trace_export"
-        request = Request("GET", path, what="traces of sessions, or has no session of this id")
+        request = Request("GET", path, what="traces of sessions, or has no session with this id")
         interval = FIRST_INTERVAL
         while True:
             data = self._call(request, deadline).object()
@@ -286,7 +286,7 @@ class Sessions:
                 raise OperationFailed(f"the trace could not be built: {why}")
             if status != "pending":
                 schema.refuse(f"unknown trace status {status!r}")
-            deadline.pause(interval, "the service builds it")
+            deadline.pause(interval, "the service is building the trace")
             interval = min(2 * interval, INTERVAL)
 
     def export_trace(
@@ -308,9 +308,11 @@ class Sessions:
         target = path_of(target or default_name(session_id))
         try:
             if target.is_dir():
-                raise LocalError(f"cannot write {target}: it is a directory", hint="Name a file.")
+                raise LocalError(
+                    f"cannot write {target}: it is a directory", hint="Specify a file."
+                )
             if target.exists() and not force:
-                raise TargetExists(f"{target} exists")
+                raise TargetExists(f"{target} already exists")
             size = self._download(self.trace_url(session_id), target, on_progress)
         except OSError as error:
             raise LocalError(f"cannot write {target}: {error.strerror}") from error
@@ -331,7 +333,7 @@ class Sessions:
         from tinkex.api.resources.session_info import SessionInfo
 
         path = f"sessions/{segment(session_id)}"
-        what = "sessions, or has none of this id"
+        what = "sessions, or has no session with this id"
         request = Request("GET", path, params=_scope(accessible), what=what)
         return SessionInfo.from_json(session_id, self._call(request, deadline).object())
 
@@ -360,8 +362,8 @@ def explain_full(error: TinkexError) -> None:
     if _FULL.search(error.message):
         error.category = "server"
         error.hint = (
-            "The server is full. Capacity is freed when an idle session ends, some minutes after "
-            "the last request in it, or when a run is unloaded."
+            "The server has no free capacity. Unload a run, or wait: an idle session ends some "
+            "minutes after its last request."
         )
 
 

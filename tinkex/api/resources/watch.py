@@ -145,7 +145,7 @@ def check_usable(snapshot: Snapshot) -> None:
     if snapshot.run.corrupted:
         raise OperationFailed(
             f"the training run {snapshot.run.training_run_id} is corrupted and cannot continue",
-            hint="Its checkpoints can still be used: start a new run from the last usable one.",
+            hint="Its checkpoints can still be used: start a run from the last usable checkpoint.",
             category="user",
         )
 

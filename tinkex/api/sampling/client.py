@@ -277,7 +277,7 @@ class SamplingClient:
                     raise
                 with self._lock:
                     self.resubmissions += 1
-                deadline.pause(delay, f"{reason}; submitting it again")
+                deadline.pause(delay, f"{reason}; submitting the sample again")
         raise AssertionError("unreachable")
 
     def _submit(self, body: dict[str, Any], size: int, deadline: Deadline) -> dict[str, Any]:
@@ -333,7 +333,7 @@ def _resubmission_reason(error: TinkexError) -> str | None:
     if isinstance(error, NotFound) and error.status == 410:
         return "the service has lost the request"
     if isinstance(error, OperationFailed) and error.category == "server":
-        return "the service failed to compute it"
+        return "the service failed to compute the sample"
     if isinstance(error, ServerError):
         return f"HTTP {error.status}"
     return None

@@ -39,7 +39,7 @@ _ROLES = {
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation whose assistant replies are trained.
+    """A conversation; the model is trained on the assistant replies.
 
     :ivar trained: whether each message is trained; ``None`` if the row does not specify it.
     :ivar tools: definitions of the functions that the assistant may call.
@@ -52,7 +52,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Completion:
-    """A prompt without a chat template, and its completion, which is trained."""
+    """A prompt without a chat template, and the completion that the model is trained on."""
 
     prompt: str
     completion: str
@@ -60,7 +60,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Text:
-    """A text of which all tokens are trained."""
+    """A text; the model is trained on all its tokens."""
 
     text: str
 
@@ -149,14 +149,14 @@ def parse_row(
     """
     kinds = [layout] if layout else [kind for kind, names in _NEEDED.items() if names[0] in row]
     if len(kinds) > 1:
-        raise UsageError(f"the row has several layouts: {' and '.join(kinds)}")
+        raise UsageError(f"the row matches several layouts: {' and '.join(kinds)}")
     if not kinds:
         names = ", ".join(repr(names[0]) for names in _NEEDED.values())
         raise UsageError(f"a row must have one of {names}, not only {brief_json(list(row))}")
     (kind,) = kinds
     missing = [name for name in _NEEDED[kind] if name not in row]
     if missing:
-        raise UsageError(f"a row of the layout {kind!r} must have {missing[0]!r}")
+        raise UsageError(f"a row with the layout {kind!r} must have {missing[0]!r}")
     if kind == "text":
         return Text(_text(row, "text"))
     if kind == "alpaca":
@@ -192,7 +192,7 @@ def _conversation(row: Mapping[str, Any], member: str | None) -> Conversation:
 
 
 def _flag(message: Message) -> bool | None:
-    """Return whether *message* is marked as trained; ``None`` without such a mark."""
+    """Return whether *message* is marked for training; ``None`` if it is not marked."""
     for name in ("trainable", "weight"):
         value = message.get(name)
         if value is None:

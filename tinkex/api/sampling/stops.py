@@ -74,7 +74,7 @@ def stop_sequences(
 
 
 def _after_reply(template: ChatTemplate) -> tuple[str, str]:
-    """Return what *template* writes after a reply: after the last one, and before a question.
+    """Return what *template* writes after a reply: after the last reply, and before a question.
 
     Either is empty if the template does not render such a conversation.
     """

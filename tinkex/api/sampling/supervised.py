@@ -81,7 +81,7 @@ class ExampleBuilder:
         conversation continues, for example without its reasoning. Such a reply gets its own
         example, which ends with it.
 
-        :raises UsageError: the row is invalid, or has no token to train.
+        :raises UsageError: the row is invalid, or has no token to train on.
         :raises ChatTemplateError: there is no chat template, or it does not show which tokens are
             the assistant's.
         """
@@ -91,7 +91,7 @@ class ExampleBuilder:
             raise type(error)(f"{row.where}: {error}", hint=error.hint) from error
         if not examples:
             where = f" in the first {self._max_length} tokens" if self._max_length else ""
-            raise UsageError(f"{row.where}: no token to train{where}")
+            raise UsageError(f"{row.where}: no token to train on{where}")
         return examples
 
     def _examples(self, content: Conversation | Completion | Text) -> Iterator[SupervisedExample]:
@@ -143,9 +143,9 @@ class ExampleBuilder:
         else:
             chosen = replies[-1:] if self._train_on == "last" else replies
         if not set(chosen) <= set(replies):
-            raise UsageError("only assistant messages can be trained")
+            raise UsageError("the model can be trained only on assistant messages")
         if not chosen:
-            raise UsageError("no assistant message to train")
+            raise UsageError("no assistant message to train on")
         generated = template.render_generated(messages, tools=content.tools)
         if generated and len(generated[1]) == len(replies):
             text, spans = generated
@@ -233,7 +233,7 @@ class _Prefixes:
         if message.rpartition(_THOUGHT)[2].strip() not in text[start:]:
             raise ChatTemplateError(
                 f"the chat template has no generation tags, and does not render message "
-                f"{number + 1} unchanged after the prompt for it"
+                f"{number + 1} unchanged after its prompt"
             )
         # White space after the end of a turn belongs to the next message.
         stripped = text.rstrip()
@@ -250,6 +250,6 @@ class _Prefixes:
         if not text.startswith(header) or (number and not prompt.startswith(header)):
             raise ChatTemplateError(
                 f"the chat template has no generation tags, and the prompt for message "
-                f"{number + 1} is not the beginning of the conversation with it"
+                f"{number + 1} is not a prefix of the conversation up to that message"
             )
         return header

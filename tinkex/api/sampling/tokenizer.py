@@ -250,7 +250,7 @@ def _size_of(text: str) -> int:
         raise UsageError(f"the text is not valid Unicode ({where})") from error
     if size > MAX_TEXT:
         most = MAX_TEXT // 1024**2
-        raise UsageError(f"the text is longer than {most} MB", hint="Give a shorter prompt.")
+        raise UsageError(f"the text is longer than {most} MB", hint="Use a shorter prompt.")
     return size
 
 
@@ -413,7 +413,7 @@ def hub_state(path: str = "") -> tuple[str, str | None, bool]:
         status = probe.head(address + path, _HUB_TIMEOUTS)
     except TinkexError as error:
         return address, str(error), has_token
-    problem = f"{errors.host_of(address)} fails (HTTP {status})" if status >= 500 else None
+    problem = f"{errors.host_of(address)} returned HTTP {status}" if status >= 500 else None
     return address, problem, has_token
 
 
@@ -458,4 +458,4 @@ def _hub_error(error: Exception, repository: Repository) -> TokenizerError:
         error, hub.LocalEntryNotFoundError
     ):
         return TokenizerError(f"{repository.name} on {host} has no {FILE}")
-    return TokenizerError(f"it is not in the cache, and {host} cannot be reached")
+    return TokenizerError(f"it is not in the cache, and tinkex cannot reach {host}")

@@ -149,7 +149,7 @@ class TrainingClient:
             self._session.unneeded.add(self.model_id)
         if outcome == "interrupted" and not self._has_saved:
             note = _left(self.model_id, is_known=False)
-            self._transport.deadline("the checkpoint to be saved").report(note=note)
+            self._transport.deadline("the new checkpoint").report(note=note)
         self._session.finish(outcome)
 
     def close(self) -> None:
@@ -254,7 +254,7 @@ class TrainingClient:
         forward_only: bool,
     ) -> TrainingFuture[ForwardBackwardResult]:
         if not data:
-            raise UsageError("there are no examples")
+            raise UsageError("at least one example is required")
         deadline = self._training_deadline()
         send = partial(self._examples.send, forward_only=forward_only, deadline=deadline)
         accepted = []
@@ -305,7 +305,7 @@ class TrainingClient:
             segment(name)  # raises for an invalid name
             if "/" in name:
                 raise UsageError(f"the name of a checkpoint must not contain a slash: {name!r}")
-            deadline = self._transport.deadline("the checkpoint to be saved")
+            deadline = self._transport.deadline("the new checkpoint")
             result = self._run(endpoint, body, deadline)
         except TinkexError as error:
             is_lost = isinstance(error, _LOST) and not isinstance(error, Unreachable)
@@ -314,7 +314,7 @@ class TrainingClient:
                 self._leave(error)
                 raise
             self._next_seq_id = number + 1
-            deadline.report(note="The response was lost, but the checkpoint is in the list.")
+            deadline.report(note="The response was lost, but the server lists the checkpoint.")
             result = {}
         self._has_saved = True
         path = result.get("path")
@@ -326,7 +326,7 @@ class TrainingClient:
         return SavedWeights(self.model_id, path, result)
 
     def _leave(self, error: TinkexError) -> None:
-        """Record, if that is so, that the run has no checkpoint because of *error*."""
+        """Record whether *error* leaves the run without a checkpoint."""
         if self._has_saved:
             return
         self._may_have_saved |= not isinstance(error, _REFUSED)

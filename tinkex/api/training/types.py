@@ -49,7 +49,7 @@ class Datum:
 
     @classmethod
     def from_example(cls, example: SupervisedExample, *, normalize: bool = False) -> Datum:
-        """Return a datum that trains *example* with the loss ``cross_entropy``.
+        """Return a datum for training on *example* with the loss ``cross_entropy``.
 
         :param normalize: divide the weights by their sum, so that every example counts the same.
         """

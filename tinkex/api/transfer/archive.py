@@ -186,7 +186,7 @@ def _extract(
         raise InvalidResponse("the archive is incomplete")
     while source.read(_BLOCK):  # up to the gzip checksum
         if source.tell() - end > _MAX_PADDING:
-            raise InvalidResponse("the archive contains data after its end")
+            raise InvalidResponse("unexpected data follows the end of the archive")
     return found
 
 

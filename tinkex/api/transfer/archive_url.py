@@ -85,13 +85,13 @@ class ArchiveURL:
         if row is None or not row.has_bare_id or (twins and path.kind != SAMPLER_KIND):
             return None
         if twins:
-            also = f"which is also that of {twins[0].tinker_path}: check the downloaded files"
+            also = f"which {twins[0].tinker_path} also has: check the downloaded files"
             deadline.report(note=f"The server identifies {path} only by its name, {also}.")
         return replace(path, name=row.checkpoint_id).bare_url
 
     def _poll_archive(self, path: str) -> str:
         transport = self._transport
-        deadline = transport.deadline("the archive to be created")
+        deadline = transport.deadline("the archive")
         interval = _FIRST_POLL
         # Every response is handled here: a redirect is the result, 503 means "not ready".
         request = Request(

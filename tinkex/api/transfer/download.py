@@ -309,13 +309,13 @@ class SignedURLs:
         return urls[name]
 
     def _renew(self) -> None:
-        deadline = self._transport.deadline("addresses of the files")
+        deadline = self._transport.deadline("URLs of the files")
         path = f"{self.path.url}/external_weights_urls"
         request = Request("GET", path, what="downloads of separate files")
         data = self._transport.call(request, deadline).object()
         urls = schema.mapping(data.get("urls"), "urls")
         if not all(isinstance(url, str) for url in urls.values()):
-            schema.refuse("no addresses in 'urls'")
+            schema.refuse("no URLs in 'urls'")
         self._urls, self._expiry = dict(urls), _expiry(data)
         if not self._keep:  # a copy must live longer than its URLs
             body = {"ttl_seconds": _COPY_TTL}
@@ -354,7 +354,7 @@ def export_copy(
         with _deleted(transport, signed.path, staging):
             yield signed
         return
-    deadline = transport.deadline("the checkpoint to be prepared")
+    deadline = transport.deadline("the preparation of the checkpoint")
     session = sessions.create(deadline=deadline)
     kind: type[BaseException] | None = None
     try:
@@ -395,7 +395,7 @@ def _deleted(transport: Transport, copy: TinkerPath, staging: StagingDirectory) 
     finally:
         if seconds:
             with suppress(TinkexError):  # the copy expires anyway, and the download is complete
-                deadline = transport.deadline("the copy to be deleted", seconds)
+                deadline = transport.deadline("the deletion of the copy", seconds)
                 transport.call(Request("DELETE", copy.url), deadline)
 
 

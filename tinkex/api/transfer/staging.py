@@ -70,8 +70,8 @@ _SYNCING = 4
 _BLOCK = 1024 * 1024
 _KEPT = "The partial download is kept: run the same command again to resume it."
 _NOT_KEPT = (
-    "Nothing is kept, because tinkex could not verify the owner of its directory: "
-    "the same download starts over."
+    "The partial download is not kept because tinkex could not verify the owner of its "
+    "directory. The same command starts over."
 )
 
 
@@ -133,11 +133,11 @@ class StagingDirectory:
         target = self.target
         self._is_new = not target.exists()
         if not self._is_new and not target.is_dir():
-            raise LocalError(f"{target} is not a directory", hint="Name a directory.")
+            raise LocalError(f"{target} is not a directory", hint="Specify a directory.")
         if target.is_symlink() and (self._is_new or target.lstat().st_uid not in (0, os.geteuid())):
             raise LocalError(
                 f"{target} is a broken symbolic link, or one owned by another user",
-                hint="Give the directory that it points to, or choose another one.",
+                hint="Specify the directory that it points to, or another directory.",
             )
         home = target.parent if self._is_new else target
         self._make_missing(home)
@@ -167,7 +167,7 @@ class StagingDirectory:
         self._handles.callback(file.close)
         if not acquire_lock(file):
             raise TargetInUse(
-                f"{self._path} is being downloaded to this place already, by another process"
+                f"another process is already downloading {self._path} to this directory"
             )
         now = root.stat(_LOCK)
         return now is not None and os.path.samestat(os.fstat(file.fileno()), now)
@@ -300,7 +300,7 @@ class StagingDirectory:
             found = self._home.stat(relative)
         if found is not None and stat.S_ISDIR(found.st_mode):
             place = self.target / relative
-            raise LocalError(f"{place} is a directory", hint="Name another directory.")
+            raise LocalError(f"{place} is a directory", hint="Specify another directory.")
         return found is not None
 
     def install(self, files: Iterable[Path]) -> None:
@@ -480,7 +480,7 @@ def _check_content(root: Directory, where: Path, *, is_known: bool) -> None:
 
 def _refused(where: Path, reason: str) -> LocalError:
     return LocalError(
-        f"{where} is not a partial download of yours: {reason}",
+        f"{where} is not one of your partial downloads: {reason}",
         hint="Delete it, then start the download again.",
     )
 

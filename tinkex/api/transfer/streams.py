@@ -122,9 +122,9 @@ def open_signed(transport: Transport, url: str, span: Span = WHOLE) -> Iterator[
 def _refuse_unsafe(url: str, base_url: str) -> None:
     scheme = urlsplit(url).scheme
     if scheme not in _SCHEMES:
-        raise InvalidResponse(f"the service sent an address that begins with {scheme!r}:")
+        raise InvalidResponse(f"the service sent a URL with an unsupported scheme: {scheme!r}")
     if scheme == "http" and base_url.startswith("https:"):
-        raise InvalidResponse("the service sent an unencrypted address for the download")
+        raise InvalidResponse("the service sent a download URL that does not use HTTPS")
 
 
 def _wait_or_raise(refusal: Response, retrying: Retrying, deadline: Deadline) -> None:

@@ -65,7 +65,7 @@ def verify(directory: Path | str, *, fix_config: bool = False) -> Iterator[Verif
 
 
 def _verified(root: Path, fix_config: bool) -> Iterator[VerifiedFile]:
-    hint = "Name a directory with a downloaded checkpoint."
+    hint = "Specify a directory that contains a downloaded checkpoint."
     if not root.is_dir():
         what = f"{root} is not a directory" if root.exists() else f"no directory {root}"
         raise LocalError(what, hint=hint)
@@ -134,7 +134,7 @@ def _check(path: str, file: Path, known: ManifestFile) -> VerifiedFile:
             return VerifiedFile(path, file, size, "changed", reason)
         with file.open("rb") as opened:
             if known.sha256 not in (None, hashlib.file_digest(opened, "sha256").hexdigest()):
-                return VerifiedFile(path, file, size, "changed", "other content of the same size")
+                return VerifiedFile(path, file, size, "changed", "different content, same size")
             opened.seek(0)
             try:
                 content.check(file.name, opened)

@@ -165,7 +165,7 @@ def test_malformed_addresses_are_invalid_answers(
 ):
     # The engine of http2 passes on no header that is not text.
     is_passed_on = http_pool == "default" or (address.isascii() and address.isprintable())
-    refused = "malformed address" if is_passed_on else "not HTTP|HTTP 302"
+    refused = "malformed URL" if is_passed_on else "not HTTP|HTTP 302"
     raw = f"HTTP/1.1 302 Found\r\nLocation: {address}\r\nContent-Length: 0\r\n\r\n"
     reply = server.reply(raw=raw.encode("latin-1"))
     server.on("GET", PATH, reply)
@@ -180,7 +180,7 @@ def test_malformed_addresses_are_invalid_answers(
         client.checkpoints.download(SAMPLER, tmp_path / "d")
     files = "training_runs/r/checkpoints/external_weights/x/external_weights_urls"
     server.on("GET", files, {"urls": {"a": address}})
-    with pytest.raises(InvalidResponse, match="malformed address"):
+    with pytest.raises(InvalidResponse, match="malformed URL"):
         client.checkpoints.download("tinker://r/external_weights/x", tmp_path / "d")
     assert list(tmp_path.iterdir()) == []
 

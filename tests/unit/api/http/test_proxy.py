@@ -47,8 +47,8 @@ def proxy() -> Iterator[Proxy]:
     [
         ("407 Proxy Authentication Required", "", "https", "requires a user name and password"),
         ("407 Proxy Authentication Required", "", "http", "requires a user name and password"),
-        ("407 No", "me:pass-word@", "https", "does not accept the user name and password"),
-        ("403 Forbidden", "", "https", f"refuses {HOST}"),
+        ("407 No", "me:pass-word@", "https", "rejected the user name and password"),
+        ("403 Forbidden", "", "https", f"refuses connections to {HOST}"),
     ],
 )
 def test_a_proxy_that_refuses_is_reported_at_once_with_its_number(
@@ -68,7 +68,7 @@ def test_a_proxy_that_is_not_set_is_not_said_to_be(server, client):
     server.on("GET", "get_server_capabilities", server.reply(None, 407))
     with pytest.raises(SettingsError, match=r"requires a user name and password \(407\)") as caught:
         client.models.list()
-    assert "No proxy is configured for this address" in str(caught.value.hint)
+    assert "No proxy is configured for this URL" in str(caught.value.hint)
 
 
 def test_a_proxy_that_does_not_reach_the_server_is_asked_again(

@@ -210,7 +210,7 @@ def test_a_429_without_retry_after_is_a_limit_where_something_is_created(path, s
     server.on("POST", path, server.reply({"detail": "session limit of your tier"}, 429))
     with pytest.raises(RateLimited, match="session limit of your tier") as caught:
         client.create_sampling_client(base_model="m")
-    assert "The server has a limit" in str(caught.value.hint)
+    assert "The server limits concurrent sessions" in str(caught.value.hint)
     assert len(server.requests(path)) == 1
 
 
@@ -258,7 +258,7 @@ def test_where_no_connection_can_be_made(connect, waits, monkeypatch):
     with pytest.raises(ConnectionFailed, match=r"cannot resolve nowhere.invalid"):
         connect("http://nowhere.invalid", timeout=20).models.list()
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nonexistent/ca.pem")
-    with pytest.raises(SettingsError, match=r"REQUESTS_CA_BUNDLE names /nonexistent/ca.pem"):
+    with pytest.raises(SettingsError, match=r"REQUESTS_CA_BUNDLE is set to /nonexistent/ca.pem"):
         connect("https://127.0.0.1:1").models.list()
 
 
@@ -269,7 +269,7 @@ def test_where_no_connection_can_be_made(connect, waits, monkeypatch):
         ({"body": b"<html>", "headers": {"Content-Type": "text/html"}}, "a web page instead"),
         ({"body": "hello"}, "plain text instead"),
         ({"body": None}, "nothing instead"),
-        ({"body": b"{", "headers": {"Content-Type": "application/json"}}, "broken JSON"),
+        ({"body": b"{", "headers": {"Content-Type": "application/json"}}, "malformed data"),
         ({"body": [1]}, "JSON that is not an object"),
         ({"body": b"[" * 100_000, "headers": {"Content-Type": "application/json"}}, "JSON"),
         ({"body": {"supported_models": {}}}, "'supported_models' is missing or not a list"),
@@ -305,7 +305,7 @@ def test_a_post_is_redirected_only_where_it_stays_one(server, client):
     assert client.request("POST", "x", body={"b": 2}).object() == {"a": 1}
     assert server.seen[1].body == {"b": 2}
     server.on("POST", "x", server.reply(None, 302, {"Location": "/api/v1/x/"}))
-    with pytest.raises(Redirected, match=r"/api/v1/x/, which is followed only for a GET"):
+    with pytest.raises(Redirected, match=r"/api/v1/x/, but tinkex follows that only for GET"):
         client.request("POST", "x", body={})
     assert len(server.seen) == 3
 
@@ -316,7 +316,7 @@ def test_redirects_in_circles_end(server, client):
     with pytest.raises(InvalidResponse, match="redirects in a loop"):
         client.models.list()
     server.on("GET", PATH, server.reply(None, 302))
-    with pytest.raises(InvalidResponse, match="redirects without an address"):
+    with pytest.raises(InvalidResponse, match="redirects without a URL"):
         client.models.list()
 
 
@@ -334,7 +334,7 @@ def test_a_redirect_to_another_origin_is_shown_whole_and_not_followed(place, bas
     server.on("GET", PATH, server.reply(None, 307, location), CAPABILITIES)
     with pytest.raises(Redirected) as caught:
         client.models.list()
-    shown = f"redirects to {location['Location']}, and the API key is not sent there"
+    shown = f"redirects to {location['Location']}, but tinkex does not send the API key there"
     assert shown in str(caught.value)
     assert caught.value.location == base.replace("PORT", port)
     assert len(server.seen) == 1

@@ -155,7 +155,7 @@ MALFORMED = ("", "@newest", "~", "~1", "a~b", "a/b", "tinkr://a/weights/b", "tin
         ("zzz:final", "no training run id begins with 'zzz'"),
         ("..", "no training run id begins with '..'"),
         ("3f9a:fina", "has no checkpoint called 'fina'"),
-        ("3f9a:final@latest", "names two checkpoints"),
+        ("3f9a:final@latest", "refers to two checkpoints"),
         ("3f9a~4", "only 4"),
         ("@latest~5", "only 5 checkpoints"),
         ("@latest:external", "there are no external checkpoints"),
@@ -168,7 +168,7 @@ def test_names_of_no_checkpoint(account, text, said):
     with pytest.raises(UsageError) as raised:
         resolve_checkpoint(account, text)
     assert said in str(raised.value)
-    assert text != "3f9a:fina" or raised.value.hint.startswith("It has final")
+    assert text != "3f9a:fina" or raised.value.hint.startswith("This run has: final")
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_a_layout_that_is_given_decides():
         ({"text": 3}, "'text' must be a non-empty string, not 3"),
         ({"prompt": "a", "completion": ""}, "'completion' must be a non-empty string"),
         ({"prompt": 3, "completion": "a"}, "messages must be a list"),
-        ({"messages": []}, "messages must be a list of at least one"),
+        ({"messages": []}, "messages must be a list of at least one message"),
         ({"messages": [{"role": "user", "content": 3}]}, "content of message 1"),
         ({"messages": [USER, {**REPLY, "weight": 0.5}]}, "'weight' of a message must be 0 or 1"),
         ({"messages": [USER, {**REPLY, "trainable": "no"}]}, "'trainable' of a message"),

@@ -227,7 +227,8 @@ def test_other_examples_lose_tokens_at_the_end(tokenizer):
     assert (shown(known, example), example.is_truncated) == (A + "[h]", True)
     (example,) = ExampleBuilder(known, max_length=size + 3).build(conversation("hi", "ho"))
     assert (shown(known, example), example.is_truncated) == (A + "[ho>]", False)
-    with pytest.raises(UsageError, match=rf"line 1: no token to train in the first {size} tokens"):
+    words = rf"line 1: no token to train on in the first {size} tokens"
+    with pytest.raises(UsageError, match=words):
         ExampleBuilder(known, max_length=size).build(conversation("hi", "ho"))
     with pytest.raises(UsageError, match="at least 2 tokens, not 1"):
         ExampleBuilder(known, max_length=1)
@@ -236,12 +237,12 @@ def test_other_examples_lose_tokens_at_the_end(tokenizer):
 @pytest.mark.parametrize(
     ("template", "content", "message"),
     [
-        (CHATML, {"text": "x"}, "no token to train"),
+        (CHATML, {"text": "x"}, "no token to train on"),
         (CHATML, {"messages": [{"role": "user", "content": "x"}]}, "no assistant message"),
         (
             CHATML,
             {"messages": [{"role": "user", "content": "x", "trainable": True}]},
-            "only assistant messages",
+            "only on assistant messages",
         ),
         ("{{ raise_exception('no') }}", conversation("a", "b").source, "template rejects .* no"),
         (TAGGED, conversation("a", "\ufdd0").source, "contain the characters U"),
@@ -260,7 +261,7 @@ def test_rows_without_an_example(tokenizer, template, content, message):
         (CHATML.replace("m.content", "m.content | upper"), "does not render message 2 unchanged"),
         (
             CHATML.replace("{% for", "{% if add_generation_prompt %}Reply{% endif %}{% for", 1),
-            "the prompt for message 2 is not the beginning",
+            "the prompt for message 2 is not a prefix",
         ),
     ],
 )

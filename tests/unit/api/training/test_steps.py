@@ -225,7 +225,7 @@ def test_an_operation_that_the_server_lost(service, training):
 
     with pytest.raises(NotFound, match="the run was lost"):
         training.forward_backward([DATUM]).result()
-    with pytest.raises(UsageError, match="no examples"):
+    with pytest.raises(UsageError, match="at least one example"):
         training.forward_backward([])
 
 

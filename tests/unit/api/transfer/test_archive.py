@@ -130,7 +130,7 @@ REFUSED = {
         *(tar({**ONE, name: b"x"}) for name in ("a/" * 255 + "b", "n" * 200 + "/é" * 2000)),
         tar(ONE, member("a/" * 256, tarfile.DIRTYPE)),
     ],
-    "after its end": [gzip.compress(WHOLE + bytes(archive._MAX_PADDING + 1), 1)],
+    "data follows the end": [gzip.compress(WHOLE + bytes(archive._MAX_PADDING + 1), 1)],
     ".": [  # numbers in headers
         with_pax(record) + member("a").tobuf() + bytes(1024)
         for record in (

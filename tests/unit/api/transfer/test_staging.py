@@ -57,7 +57,7 @@ def contents(directory: Path) -> dict[str, str | bytes]:
 
 
 @contextmanager
-def refused(root: Path, words: str = "not a partial download of yours") -> Iterator[None]:
+def refused(root: Path, words: str = "not one of your partial downloads") -> Iterator[None]:
     """Expect an error that names *root* and says what helps."""
     with pytest.raises(LocalError, match=words) as caught:
         yield
@@ -292,7 +292,7 @@ def test_where_no_directory_is_private_a_download_starts_over_each_time(
     server.on("GET", "/file", cut, refused)
     with pytest.raises(Unauthorized) as caught:
         client.checkpoints.download(path, target)
-    assert "Nothing is kept" in (caught.value.hint or "")
+    assert "is not kept" in (caught.value.hint or "")
     assert stages(target) == [root]
     server.on("GET", "/file", server.reply(bytes(300_000)))
     client.checkpoints.download(path, target)
