@@ -219,7 +219,7 @@ class ConversationLog:
         check_writable(name)
         self._path = user_path(name)
         if self._path.exists() and not self._path.is_file():
-            raise LocalError(f"{name} is not a regular file", hint="Name another file.")
+            raise LocalError(f"{name} is not a regular file", hint="Specify another file.")
         self._start, self._line = 0, b""
         self._write(b"")
 
@@ -244,7 +244,7 @@ class ConversationLog:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a+b", buffering=0) as file:
                 if not acquire_lock(file, timeout=_LOCK_TIMEOUT):
-                    raise LocalError(f"another process is writing {self._path}")
+                    raise LocalError(f"another process is writing to {self._path}")
                 self._replace(file, line)
         except OSError as error:
             raise LocalError(f"cannot write {self._path}: {error.strerror}") from error

@@ -181,5 +181,5 @@ def unusable(error: StateError | sqlite3.Error) -> LocalError:
         words = str(error)
     else:
         words = f"cannot use the state: {reason(error, default_home())}"
-    again = "'tinkex local reset' starts over; " if is_damaged(error) else ""
+    again = "Run 'tinkex local reset' to start over. " if is_damaged(error) else ""
     return LocalError(words, hint=again + _ELSEWHERE)

@@ -44,7 +44,7 @@ HELP_SECONDS = 0.5
 #: send the first request of a batch last.
 GAP_SECONDS = 30.0
 
-CAPACITY = "Other requests are being computed; this one waits for its turn"
+CAPACITY = "Other requests are being computed; this request is queued"
 
 
 class _Job:

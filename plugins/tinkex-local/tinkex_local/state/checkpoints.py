@@ -178,7 +178,7 @@ def set_public(service: Service, path: TinkerPath, public: bool) -> None:
     with service.store.transaction():
         row = find(service, path)
         if bool(row["public"]) == public:
-            raise conflict(f"{path} is {'public' if public else 'private'} already")
+            raise conflict(f"{path} is already {'public' if public else 'private'}")
         service.store.write(
             "UPDATE checkpoints SET public = ? WHERE id = ?", int(public), row["id"]
         )

@@ -155,7 +155,9 @@ def _target(
         return service.model(base_model).name, None
     path = paths.parse(model_path)
     if path.kind == paths.EXTERNAL:
-        raise bad_request(f"{path} is an export; sample from its run's sampler_weights")
+        raise bad_request(
+            f"{path} is an export; sample from a sampler_weights checkpoint of its run"
+        )
     row = checkpoints.find(service, path)
     run = service.find("training run", path.run_id)
     if base_model not in (None, run["base_model"]):
@@ -174,7 +176,7 @@ def _spec(body: bodies.Sample, facts: ModelFacts) -> SampleSpec:
         )
     if body.prompt_alt_tokens_k or body.target_prompt_logprobs:
         raise bad_request(
-            "This service does not offer prompt_alt_tokens_k and target_prompt_logprobs"
+            "This service does not support prompt_alt_tokens_k and target_prompt_logprobs"
         )
     strings, stop_tokens = _stops(asked.stop)
     scored = body.prompt_logprobs or body.topk_prompt_logprobs

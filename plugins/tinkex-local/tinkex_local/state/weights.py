@@ -159,7 +159,9 @@ def load(service: Service, body: bodies.LoadWeights) -> dict[str, Any]:
     """
     path = paths.parse(body.path)
     if path.kind != paths.TRAINING:
-        raise bad_request(f"{path} is not a training checkpoint: only …/{paths.TRAINING}/… loads")
+        raise bad_request(
+            f"{path} is not a training checkpoint; only …/{paths.TRAINING}/… can be loaded"
+        )
     if body.model_id is not None and body.session_id is None and body.model_seq_id is None:
         return _load_into(service, body, path)
     if body.model_id is None and body.session_id is not None and body.model_seq_id is not None:
@@ -177,8 +179,8 @@ def _load_into(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> 
     same = ("base_model", "rank", "target_modules")
     if any(getattr(source, name) != getattr(spec, name) for name in same):
         raise bad_request(
-            f"{path} does not match: base model, rank and trained modules must be those of "
-            f"the model {model_id}"
+            f"{path} does not match the model {model_id}: base model, rank and trained modules "
+            "must be the same"
         )
     return _submit(service, "load_weights", body)
 
