@@ -241,7 +241,7 @@ def test_unknown_names_are_refused_with_a_list(
         ({"r": 4.0}, "no valid 'r'"),
         ({"r": 5}, "have the rank 4, but adapter_config.json gives 5"),
         ({"lora_alpha": 0}, "no valid 'lora_alpha'"),
-        ({"peft_type": "IA3"}, "of the type 'IA3'"),
+        ({"peft_type": "IA3"}, "the type 'IA3'"),
         ({"use_dora": True}, "not plain LoRA: use_dora is set"),
         ({"modules_to_save": ["lm_head"]}, "not plain LoRA: modules_to_save"),
         ({"alpha_pattern": {"(q|k)+": 3}}, "alpha_pattern .* not supported: '\\(q"),
@@ -298,7 +298,7 @@ def not_json(case: World) -> None:
     ("spoil", "words", "hint"),
     [
         (missing, "not a PEFT adapter", "Specify a directory"),
-        (pickled, "can run code when they are loaded", "Convert them"),
+        (pickled, "can run code when they are loaded", "Convert the weights"),
         (empty, "is not a safetensors file", "Download it again"),
         (web_page, "is not a safetensors file", "Download it again"),
         (without_header, "is truncated", "Download it again"),

@@ -126,7 +126,7 @@ def place(adapter: Adapter, base: BaseModel | None) -> list[Place]:
     unknown += adapter.others
     if unknown:
         raise UsageError(
-            f"the adapter has tensors with unknown names: {shortened(_starred(unknown))}",
+            f"the adapter has tensors whose names are unknown: {shortened(_starred(unknown))}",
             hint="Check that --base is the model that the adapter was trained for."
             if base
             else "The names depend on the base model. Specify it with --base.",

@@ -332,7 +332,7 @@ def test_long_rows(sft):
         (["--output", "o", "--eval", "-"], "cannot come from standard input", "to a file"),
         (
             ["--output", "o", "--model-path", "tinker://r/sampler_weights/x"],
-            "only for",
+            "is a sampler checkpoint",
             "--run-id r",
         ),
         (["--output", "o", "--eval-every", "2"], "--eval-every requires --eval", "held-out"),

@@ -176,7 +176,7 @@ def _spec(body: bodies.Sample, facts: ModelFacts) -> SampleSpec:
         )
     if body.prompt_alt_tokens_k or body.target_prompt_logprobs:
         raise bad_request(
-            "This service does not support prompt_alt_tokens_k and target_prompt_logprobs"
+            "This service does not offer prompt_alt_tokens_k and target_prompt_logprobs"
         )
     strings, stop_tokens = _stops(asked.stop)
     scored = body.prompt_logprobs or body.topk_prompt_logprobs
