@@ -153,7 +153,9 @@ def _add_access(app: http.Routes, access: Access) -> None:
 
     @app.on("DELETE", "auth/apikey/me")
     def revoke() -> Any:
-        raise Problem(403, "The key of 'local serve --api-key' cannot be revoked; stop the service")
+        raise Problem(
+            403, "The key of 'local serve --api-key' cannot be revoked; stop the service instead"
+        )
 
 
 _ELSEWHERE = f"Set {HOME_VARIABLE} to another directory."

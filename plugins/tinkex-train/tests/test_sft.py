@@ -299,7 +299,7 @@ def test_dry_run(sft, engine):
     assert preview[0] == {"where": "chat.jsonl, line 1", "segments": segments}
     assert done.stderr == ""
     assert f"Trained tokens: {trained}" in plain.stdout
-    assert f"chat.jsonl, line 1: {trained // 2} of" in plain.stderr
+    assert f"chat.jsonl, line 1: training on {trained // 2} of" in plain.stderr
     assert "<|im_start|>assistant\n⟦Ho<|im_end|>⟧" in plain.stderr
     assert "\x1b[32mHo<|im_end|>" in coloured.stderr
     assert not engine.calls

@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 _COMMANDS = {
     "system": ("[TEXT]", "show or set the system message; - removes it"),
     "reset": ("", "start a new conversation"),
-    "retry": ("", "replace the last answer with a new one"),
+    "retry": ("", "generate the last answer again"),
     "undo": ("", "remove your last message and its answer"),
     "model": ("[NAME]", "show or change the model: a checkpoint or a base model"),
-    "params": ("[NAME [VALUE]]", "show or set parameters; without VALUE, reset to the default"),
+    "params": ("[NAME [VALUE]]", "show or set parameters; without VALUE, use the default"),
     "save": ("FILE", "write the messages to a file for 'run --messages'"),
     "help": ("", "list the commands"),
     "exit": ("", "end the chat (also Ctrl-D)"),

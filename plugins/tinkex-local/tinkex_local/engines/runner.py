@@ -265,7 +265,7 @@ class Runner:
             outcome = operations.failure(error)
             operations.finish(self._service, row["request_id"], "failed", outcome, began=began)
             if row["kind"] == "forward_backward":
-                why = f"Not computed, because request {row['seq']} before it failed: {error}"
+                why = f"Not computed, because the earlier request {row['seq']} failed: {error}"
                 operations.fail_rest(self._service, row["scope"], row["seq"], STEPS, why)
         if row["kind"] in STEPS:
             self._worker.discard_gradients(row["scope"])

@@ -59,7 +59,7 @@ def make_room(service: Service, path: TinkerPath, *, overwrite: bool = False) ->
     if row is None:
         return []
     if not overwrite and not _expired(service, row):
-        raise OperationError(f"A checkpoint {path} already exists")
+        raise OperationError(f"The checkpoint {path} already exists")
     service.store.write("DELETE FROM checkpoints WHERE id = ?", row["id"])
     return [row["id"]]
 

@@ -151,7 +151,7 @@ def _target(
     """Return the base model and the checkpoint's internal id of a request."""
     if model_path is None:
         if base_model is None:
-            raise bad_request("Give base_model or model_path")
+            raise bad_request("base_model or model_path is required")
         return service.model(base_model).name, None
     path = paths.parse(model_path)
     if path.kind == paths.EXTERNAL:
