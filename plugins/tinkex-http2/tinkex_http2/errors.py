@@ -15,7 +15,7 @@ _BROKEN = (RemoteProtocolError, WriteError, ReadError)
 FOREIGN = (OSError, RuntimeError, ValueError, *_BROKEN)
 _UNTRUSTED = "the certificate of {host} could not be verified: {reason}"
 _UNKNOWN = _UNTRUSTED.format(host="{host}", reason="unable to get local issuer certificate")
-_MALFORMED = "not a usable address: {host}"
+_MALFORMED = "not a valid URL: {host}"
 _NO_TLS = "no TLS connection to {host}: {reason}"
 _LOST = "the connection to {host} was lost: "
 _CUT = "the connection to {host} was lost in the middle of a response"
