@@ -18,13 +18,13 @@ _UNKNOWN = _UNTRUSTED.format(host="{host}", reason="unable to get local issuer c
 _MALFORMED = "not a valid URL: {host}"
 _NO_TLS = "no TLS connection to {host}: {reason}"
 _LOST = "the connection to {host} was lost: "
-_CUT = "the connection to {host} was cut in the middle of a response"
-_DAMAGED = "{host} sent a response whose compression is damaged"
+_CUT = "the connection to {host} was lost in the middle of a response"
+_DAMAGED = "{host} sent a response that cannot be decompressed"
 _HINTS = dict.fromkeys((_UNTRUSTED, _UNKNOWN), CA_HINT) | {_MALFORMED: "Check the base URL."}
 #: Class of an error and a pattern of its text, then the error of tinkex and its sentence. The
 #: first row that matches counts; the group of its pattern, if any, is the reason.
 _TABLE: tuple[tuple[Any, str, type[ours.TinkexError], str], ...] = (
-    (ConnectTimeout, "", ours.Unreachable, "{host} does not answer"),
+    (ConnectTimeout, "", ours.Unreachable, "{host} does not respond"),
     (TimeoutError, "", ours.TimedOut, "Timed out while awaiting a response from {host}"),
     (OSError, "Too many open files", ours.LimitReached, "too many open files"),
     (ConnectionError, "dns error", ours.Unreachable, "cannot resolve {host}"),
@@ -33,10 +33,15 @@ _TABLE: tuple[tuple[Any, str, type[ours.TinkexError], str], ...] = (
     (ConnectionError, "peer certificate: (.*)", ours.TLSError, _UNTRUSTED),
     (ConnectionError, "corrupt message|alert", ours.TLSError, _NO_TLS),
     (ConnectionError, "", ours.Unreachable, "cannot connect to {host}: {reason}"),
-    (StreamError, "REFUSED", ours.Unreachable, "{host} refused the request: too many at once"),
+    (
+        StreamError,
+        "REFUSED",
+        ours.Unreachable,
+        "{host} refused the request: too many concurrent requests",
+    ),
     (_BROKEN, "before message length", ours.ConnectionFailed, _CUT),
     (_BROKEN, "before message", ours.ConnectionFailed, _LOST + "it was closed without a response"),
-    (_BROKEN, "content-length", ours.InvalidResponse, "{host} sent lengths that make no sense"),
+    (_BROKEN, "content-length", ours.InvalidResponse, "{host} sent an invalid content length"),
     (_BROKEN, "connection error", ours.ConnectionFailed, _LOST + "{reason}"),
     (_BROKEN, "SendRequest", ours.ConnectionFailed, _LOST + "the response was not HTTP"),
     (_BROKEN, "gzip|deflate|unexpected end of file", ours.InvalidResponse, _DAMAGED),

@@ -23,7 +23,7 @@ class Http2Pool(HttpPool):
         if settings.pool_options.insecure:
             raise SettingsError(
                 "the HTTP pool http2 always checks certificates",
-                hint="Use --http-pool default, or set ca_bundle to the server's authority.",
+                hint="Use --http-pool default, or set ca_bundle to the server's CA certificate.",
             )
         # The engine is imported on first use, so that choosing a pool is fast.
         from tinkex_http2.sender import EngineSender

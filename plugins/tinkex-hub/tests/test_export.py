@@ -121,7 +121,7 @@ def test_without_a_base_model_only_names_that_all_models_have_are_converted(worl
     argv = ["checkpoint", "export", str(case.adapter), "--output", str(case.out)]
     done = invoke(argv)
     assert done.stdout == f"Exported to {case.out}\n"
-    assert "Warning: The names and shapes are not checked: HF_HUB_OFFLINE is set" in done.stderr
+    assert "Warning: Tensor names and shapes are not checked: HF_HUB_OFFLINE is set" in done.stderr
     assert "--base" in done.stderr.splitlines()[-1]
     assert case.config()["base_model_name_or_path"] == "Qwen/Qwen3-0.6B"
     assert "base_model.model.lm_head.lora_A.weight" in case.exported()
@@ -207,8 +207,13 @@ def test_an_update_of_the_embeddings_is_refused(world: Any) -> None:
             r"lacks weights that the adapter changes: model.layers.\*.self_attn.q_projection",
         ),
         ("llama", "self_attn.k_proj", "self_attn.w1", r"lacks weights .*self_attn.w1.weight"),
-        ("llama", "lora_A", "lora_magnitude_vector", "only one of the two factors of model.layers"),
-        ("llama", "q_proj.lora_A.weight", "q_proj.alpha", "only one of the two factors"),
+        (
+            "llama",
+            "lora_A",
+            "lora_magnitude_vector",
+            "only one of the two LoRA factors of model.layers",
+        ),
+        ("llama", "q_proj.lora_A.weight", "q_proj.alpha", "only one of the two LoRA factors"),
         ("llama", ".lora_", ".other_", "no LoRA tensors"),
         (
             "qwen3_moe",
@@ -236,7 +241,7 @@ def test_unknown_names_are_refused_with_a_list(
         ({"r": 4.0}, "no valid 'r'"),
         ({"r": 5}, "have the rank 4, but adapter_config.json gives 5"),
         ({"lora_alpha": 0}, "no valid 'lora_alpha'"),
-        ({"peft_type": "IA3"}, "of the type 'IA3'"),
+        ({"peft_type": "IA3"}, "the type 'IA3'"),
         ({"use_dora": True}, "not plain LoRA: use_dora is set"),
         ({"modules_to_save": ["lm_head"]}, "not plain LoRA: modules_to_save"),
         ({"alpha_pattern": {"(q|k)+": 3}}, "alpha_pattern .* not supported: '\\(q"),
@@ -292,8 +297,8 @@ def not_json(case: World) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words", "hint"),
     [
-        (missing, "not a PEFT adapter", "Name the directory"),
-        (pickled, "a pickle may run any code", "Convert them"),
+        (missing, "not a PEFT adapter", "Specify a directory"),
+        (pickled, "can run code when they are loaded", "Convert the weights"),
         (empty, "is not a safetensors file", "Download it again"),
         (web_page, "is not a safetensors file", "Download it again"),
         (without_header, "is truncated", "Download it again"),
@@ -405,8 +410,8 @@ def test_the_space_is_checked_first(world: Any, monkeypatch: pytest.MonkeyPatch)
     ("words", "clause"),
     [
         (["nothing-here"], "there is no directory nothing-here"),
-        ([".", "--to", "merged"], "--to merged requires a directory as --base\n"),
-        ([".", "--to", "merged", "--base", "a/b"], "requires a directory as --base, not a/b\n"),
+        ([".", "--to", "merged"], "--to merged requires --base to be a directory\n"),
+        ([".", "--to", "merged", "--base", "a/b"], "requires --base to be a directory, not a/b\n"),
         ([".", "--base", "nowhere"], "not a PEFT adapter"),
     ],
 )

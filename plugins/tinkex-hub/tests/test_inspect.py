@@ -122,7 +122,7 @@ def test_a_rank_that_vllm_does_not_support(tmp_path: Path) -> None:
     made = toy_models.Toy({}, shapes={"lm_head": ((600, 3), (2, 600))})
     toy_models.write_adapter(tmp_path / "adapter", made, **config(r=600))
     found = inspect(tmp_path / "adapter", "--json").rows["vllm"]
-    assert found == {"loads": "nothing", "reasons": ["the rank is above 512"]}
+    assert found == {"loads": "nothing", "reasons": ["the rank is higher than 512"]}
 
 
 @pytest.mark.parametrize(

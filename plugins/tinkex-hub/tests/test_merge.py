@@ -182,7 +182,7 @@ def no_embeddings(case: World) -> None:
         (integers, "has the unsupported type I8"),
         (infinite, "model.layers.0.mlp.up_proj.weight has values that are not finite"),
         (too_large, "has values that are not finite"),
-        (other_model, r"up_proj.weight has the shape \[3, 5\], its update"),
+        (other_model, r"up_proj.weight has the shape \[3, 5\], but its update"),
         (truncated_base, "model.safetensors is truncated"),
         (no_weights, "has no model.safetensors"),
         (pipe, "model.safetensors is not a regular file"),

@@ -29,14 +29,13 @@ def check(directory: Path, label: str) -> None:
     if encrypted:
         raise UsageError(
             f"{label} is encrypted ({encrypted[0]})",
-            hint="Download it, and decrypt the files with 'age'; 'hf upload' uploads the result.",
+            hint="Download it, decrypt the files with 'age', and upload them with 'hf upload'.",
         )
     for wanted in ((_CONFIG,), _WEIGHTS):
         if not any((directory / name).is_file() for name in wanted):
             raise UsageError(
                 f"{label} is not a PEFT adapter: it has no {wanted[0]}",
-                hint="Name the directory with both files of an adapter: "
-                f"{_CONFIG} and {_WEIGHTS[0]}.",
+                hint=f"Specify a directory that contains both files: {_CONFIG} and {_WEIGHTS[0]}.",
             )
 
 

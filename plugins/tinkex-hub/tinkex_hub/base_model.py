@@ -128,6 +128,7 @@ def file_names(directory: Path) -> list[str]:
     values = names.values() if isinstance(names, dict) else [None]
     if not all(isinstance(v, str) and re.fullmatch(r"[\w.-]+\.safetensors", v) for v in values):
         raise LocalError(
-            f"{directory / INDEX} names no weights in this directory", hint="Download it again."
+            f"{directory / INDEX} does not list the weight files correctly",
+            hint="Download it again.",
         )
     return sorted(set(values))

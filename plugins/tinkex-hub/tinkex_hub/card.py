@@ -9,19 +9,19 @@ from tinkex.api import CheckpointInfo, TinkerPath
 
 NAME = "README.md"
 #: How the tensors of the repository were made.
-RAW = "The tensors are unchanged: the training service wrote them."
+RAW = "The tensors are unchanged from the training service."
 CONVERTED = (
-    "tinkex has converted the tensors to the names and shapes of PEFT, and has compared them with "
-    "the base model."
+    "tinkex converted the tensors to the names and shapes that PEFT expects, and checked them "
+    "against the base model."
 )
 UNCHECKED = (
-    "tinkex has converted the tensors to the names of PEFT, without a comparison with the base "
-    "model."
+    "tinkex converted the tensors to the names that PEFT expects, without checking them against "
+    "the base model."
 )
 _CONVERT = [
     "## Usage",
     "",
-    "The tensors have the names of the training service, which PEFT and vLLM do not know. Convert",
+    "The tensors have the names of the training service, which PEFT and vLLM cannot load. Convert",
     "them first: `tinkex checkpoint export DIR --to peft --output OUT`.",
     "",
 ]

@@ -40,7 +40,8 @@ def open_file(directory: Path, name: str) -> BinaryIO:
         allowed = (root, root.parent.parent / _BLOBS) if is_cache else (root,)
         if not any(target.is_relative_to(place) for place in allowed):
             raise LocalError(
-                f"{path} is a symbolic link to another directory", hint="Replace it with the file."
+                f"{path} is a symbolic link to another directory",
+                hint="Replace it with a copy of the file.",
             )
         # Without O_NONBLOCK, opening a FIFO would wait for its writer.
         handle = os.open(target, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -152,7 +153,7 @@ def _locked(temporary: Path, target: Path) -> int:
 def _check_space(directory: Path, needed: int) -> None:
     free = shutil.disk_usage(directory).free
     if free < needed:
-        sizes = f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
+        sizes = f"{needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free"
         raise LocalError(
             f"not enough space in {directory.parent}: {sizes}",
             hint="Free some space, or choose another --output.",

@@ -69,7 +69,7 @@ class Hub:
             from huggingface_hub.utils import get_session, logging
         except ImportError as error:
             raise PluginError(
-                f"huggingface_hub does not load ({error})",
+                f"cannot import huggingface_hub: {error}",
                 hint="Install it: pip install 'huggingface_hub>=1.0'",
             ) from error
         self.endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
@@ -182,14 +182,14 @@ def translate(error: BaseException, host: str, repo: str | None) -> TinkexError 
     from huggingface_hub import errors
 
     if isinstance(error, RuntimeError):  # the storage of large files, which has other addresses
-        hint = "Try again: uploaded files are not uploaded twice."
+        hint = "Try again; files that were already uploaded are skipped."
         return ConnectionFailed(f"the upload to {host} failed: {_words(error)}", hint=hint)
     for cause in _chain(error):
         if isinstance(cause, errors.OfflineModeIsEnabled):
-            return SettingsError("HF_HUB_OFFLINE is set", hint="Unset it to reach the hub.")
+            return SettingsError("HF_HUB_OFFLINE is set", hint="Unset it to access the Hub.")
         if isinstance(cause, errors.HFValidationError):
             first = str(cause).splitlines()[0].rstrip(".")
-            return UsageError(f"not a valid name on the hub: {first}")
+            return UsageError(f"invalid repository name: {first}")
         if isinstance(cause, errors.LocalTokenNotFoundError):
             return SettingsError("there is no Hugging Face token", hint=_LOGIN)
         if isinstance(cause, errors.HfHubHTTPError):
@@ -203,7 +203,8 @@ def translate(error: BaseException, host: str, repo: str | None) -> TinkexError 
             return ConnectionFailed(f"no usable response from {host}: {_words(cause)}", hint=hint)
     if isinstance(error, _UNEXPECTED):
         return InvalidResponse(
-            f"unexpected response from {host}", hint="Check that HF_ENDPOINT is a Hugging Face hub."
+            f"unexpected response from {host}",
+            hint="Check that HF_ENDPOINT is the URL of a Hugging Face Hub.",
         )
     if isinstance(error, OSError):
         return LocalError(f"cannot upload a file: {_words(error)}")
@@ -232,15 +233,19 @@ def _refused(error: Any, host: str, repo: str | None) -> APIError:
         return Unauthorized(f"{host} does not accept the Hugging Face token", hint=_LOGIN, **more)
     if status == 403:
         where = f" to write to {repo}" if repo else ""
-        hint = "It needs write permission for repositories of that account."
+        hint = "The token needs write access to the repositories of that account."
         return Forbidden(f"the token is not allowed{where}{said}", hint=hint, **more)
     if status == 404:
         hint = "Check --repo and --revision."
         return NotFound(f"{host} has no {repo or 'such resource'}{said}", hint=hint, **more)
     if status >= 500 or status == 429:
         hint = "Try again later; the checkpoint is unchanged."
-        return ServerError(f"{host} failed{said}", hint=hint, category="server", **more)
-    return APIError(f"{host} refused{said}", hint="Check --repo and --revision.", **more)
+        return ServerError(
+            f"the request to {host} failed{said}", hint=hint, category="server", **more
+        )
+    return APIError(
+        f"{host} refused the request{said}", hint="Check --repo and --revision.", **more
+    )
 
 
 def _words(error: BaseException) -> str:

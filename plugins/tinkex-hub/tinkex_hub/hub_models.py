@@ -34,7 +34,7 @@ def find(name: str, timeout: float, token: str | None = None) -> BaseModel:
         from huggingface_hub import constants
         from huggingface_hub.utils import get_session, logging
     except ImportError as error:
-        raise PluginError(f"huggingface_hub does not load ({error})") from error
+        raise PluginError(f"cannot import huggingface_hub: {error}") from error
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     with _errors(name, endpoint):
         cached = huggingface_hub.try_to_load_from_cache(name, base_model.CONFIG)
@@ -43,7 +43,7 @@ def find(name: str, timeout: float, token: str | None = None) -> BaseModel:
                 return base_model.from_directory(Path(cached).parent)
         if constants.HF_HUB_OFFLINE:
             raise SettingsError(
-                f"HF_HUB_OFFLINE is set, and the cache of huggingface_hub has no {name}"
+                f"HF_HUB_OFFLINE is set, and {name} is not in the cache of huggingface_hub"
             )
         logging.set_verbosity_error()
         get_session().timeout = timeout  # there is no timeout by default
@@ -80,5 +80,5 @@ def _errors(name: str, endpoint: str) -> Iterator[None]:
         if ours is None:
             raise
         if isinstance(ours, APIError) and ours.category != "server":
-            ours.hint = "Check the name; for a private or gated model, use 'hf auth login'."
+            ours.hint = "Check the name. For a private or gated model, log in: hf auth login"
         raise ours from error

@@ -48,8 +48,8 @@ def in_peft(adapter: Adapter) -> Verdict:
         reasons.append(f"tensors that are not LoRA factors: {shortened(adapter.others, 3)}")
     if "lm_head" in {module.rpartition(".")[2] for module in adapter.loras}:
         reasons.append(
-            "lm_head is adapted: if the base model ties it to its embeddings, "
-            "merge_and_unload() would change both"
+            "lm_head is adapted: if the base model ties it to the embeddings, "
+            "merge_and_unload() changes both"
         )
     return Verdict(loads, reasons)
 
@@ -67,7 +67,7 @@ def in_vllm(adapter: Adapter) -> Verdict:
     highest = max(ranks, default=adapter.rank)
     fitting = [rank for rank in _RANKS if rank >= highest]
     if not fitting:
-        refused.append(f"the rank is above {_RANKS[-1]}")
+        refused.append(f"the rank is higher than {_RANKS[-1]}")
     if refused:
         return Verdict("nothing", refused)
     reasons = [f"needs --max-lora-rank {fitting[0]} or more"]
@@ -81,7 +81,7 @@ def in_vllm(adapter: Adapter) -> Verdict:
     if any(_PARTS.search(name) for name in modules):
         reasons.append("splits in_proj_qkv itself (Qwen3.5)")
     if any(".experts." in name for name in modules):
-        reasons.append("how it loads experts depends on the model; test it")
+        reasons.append("loads experts in a way that depends on the model; test the result")
     return Verdict("all", reasons)
 
 

@@ -93,7 +93,7 @@ class Adapter:
         self.config, self.weights = config, weights
         kind = config.get("peft_type") or "LORA"
         if kind != "LORA":
-            raise UsageError(f"the adapter is of the type {str(kind)[:40]!r}, not LORA")
+            raise UsageError(f"the adapter has the type {str(kind)[:40]!r}, not LORA")
         self.rank = _positive(config, "r", whole=True)
         self.alpha = _positive(config, "lora_alpha")
         self.loras, self.others = self._pairs()
@@ -106,7 +106,9 @@ class Adapter:
         try:
             return cls(config, TensorFile(file, label))
         except UsageError as error:
-            error.hint = error.hint or f"Check that {CONFIG} and {WEIGHTS} are of one LoRA adapter."
+            error.hint = (
+                error.hint or f"Check that {CONFIG} and {WEIGHTS} belong to the same LoRA adapter."
+            )
             raise
 
     @property
@@ -140,7 +142,9 @@ class Adapter:
                 names[match[1]][match[2]] = name
         alone = [module for module, found in names.items() if len(found) != 2]
         if alone:
-            raise UsageError(f"the adapter has only one of the two factors of {shortened(alone)}")
+            raise UsageError(
+                f"the adapter has only one of the two LoRA factors of {shortened(alone)}"
+            )
         pairs = ((module, (found["A"], found["B"])) for module, found in names.items())
         return {module: self._lora(module, found) for module, found in pairs}, others
 

@@ -73,7 +73,7 @@ def plan(adapter: Adapter, places: list[Place], base: BaseModel) -> Plan:
 
     :raises UsageError: the base model is quantised, or has weights of another type.
     """
-    hint = "Merge into the original model, with weights in bfloat16, float16 or float32."
+    hint = "Use the original model, whose weights are in bfloat16, float16 or float32."
     if base.is_quantized:
         raise UsageError(f"the base model {base.name} is quantised", hint=hint)
     updates: dict[str, list[Update]] = defaultdict(list)

@@ -48,7 +48,7 @@ def write(adapter: Adapter, places: list[Place], base_model: str | None, directo
     """
     if any(place.path.startswith(_UNSUPPORTED) for place in places):
         raise UsageError(
-            "PEFT uses other module names for this model than its checkpoint",
+            "the module names of this model in PEFT differ from those in its checkpoint",
             hint="Merge the adapter into the base model: --to merged.",
         )
     _check_experts(places)

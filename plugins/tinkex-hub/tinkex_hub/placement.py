@@ -129,7 +129,7 @@ def place(adapter: Adapter, base: BaseModel | None) -> list[Place]:
             f"the adapter has tensors whose names are unknown: {shortened(_starred(unknown))}",
             hint="Check that --base is the model that the adapter was trained for."
             if base
-            else "Name the base model with --base: the names depend on it.",
+            else "The names depend on the base model. Specify it with --base.",
         )
     if base is not None:
         _check(places, base)
@@ -311,7 +311,9 @@ def _check(places: list[Place], base: BaseModel) -> None:
         for name, shape in expected(place, base):
             info = base.tensors.get(name)
             if info is not None and info.shape != shape and not base.is_quantized:
-                wrong.append(f"{name} has the shape {list(info.shape)}, its update {list(shape)}")
+                wrong.append(
+                    f"{name} has the shape {list(info.shape)}, but its update has {list(shape)}"
+                )
             is_packed = any(f"{name}{end}" in base.tensors for end in ("_packed", "_blocks"))
             if info is None and not is_packed:
                 missing.append(name)

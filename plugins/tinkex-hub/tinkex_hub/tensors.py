@@ -142,7 +142,9 @@ def parse_header(header: bytes) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         (begin, stop), shape, dtype = entry["data_offsets"], entry["shape"], entry["dtype"]
         numbers = [begin, stop, *shape]
         if not all(type(number) is int and number >= 0 for number in numbers) or begin != end:
-            raise ValueError("a gap, tensors that overlap, or a negative dimension")
+            raise ValueError(
+                "there is a gap between tensors, tensors overlap, or a dimension is negative"
+            )
         info = TensorInfo(str(dtype), tuple(shape), begin, stop - begin)
         expected = FLOATS[dtype] * info.count if dtype in FLOATS else info.size
         if info.size < 0 or info.size != expected:

@@ -217,7 +217,7 @@ def test_the_hint_shows_how_to_fit_the_context(chat, lines, hint):
         (["/nope"], [], "unknown command /nope"),
         (["/retry"], [], "there is no message to answer"),
         (["/undo"], [], "there is no message to remove"),
-        (["/save"], [], "/save needs the name of a file"),
+        (["/save"], [], "/save requires a file name"),
         (["/save ."], [], ". already exists"),
         (["/params size 3"], [], "unknown parameter 'size'"),
         (["/params max_tokens many"], [], "max_tokens must be a whole number"),

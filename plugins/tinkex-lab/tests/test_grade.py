@@ -177,7 +177,7 @@ def test_results_can_come_from_standard_input():
         (["--check", "equals:"], ROWS, "invalid check 'equals:'"),
         (["--check", "regex:("], ROWS, "'(' is not a regular expression"),
         (["--check", "exec:"], ROWS, "invalid check 'exec:'"),
-        (["--check", "exec: "], ROWS, "the command of exec: is empty"),
+        (["--check", "exec: "], ROWS, "exec: requires a command"),
         (["--check", "exec:sh 'x"], ROWS, "No closing quotation"),
         (["--check", "exec:/no/such/program"], ROWS, "cannot run /no/such/program: No such file"),
         (["--check", "equals:solution"], ROWS, "line 1: the row has no field 'solution'"),

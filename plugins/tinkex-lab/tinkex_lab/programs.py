@@ -42,7 +42,7 @@ class Program:
         except ValueError as error:
             raise UsageError(f"cannot parse the command {command!r}: {error}") from error
         if not self._argv:
-            raise UsageError("the command of exec: is empty")
+            raise UsageError("exec: requires a command")
         self._timeout = timeout
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
@@ -90,7 +90,7 @@ class Program:
             except OSError as error:
                 raise LocalError(
                     f"cannot run {self._argv[0]}: {error.strerror}",
-                    hint="Check the name and that it is executable.",
+                    hint="Check that the program exists and is executable.",
                 ) from error
             self._running.add(process)
             return process

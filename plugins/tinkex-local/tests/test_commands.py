@@ -238,7 +238,9 @@ def test_a_hugging_face_model_has_the_sizes_in_its_configuration(hugging_face):
 
 
 def test_a_model_without_an_engine_is_not_added(hugging_face):
-    with pytest.raises(UsageError, match="'pip install tinkex-torch' adds one for Hugging Face"):
+    with pytest.raises(
+        UsageError, match="'pip install tinkex-torch' adds an engine for Hugging Face"
+    ):
         run("local", "model", "add", "me/x", str(hugging_face))
     assert len(shown("local", "model", "list")) == 1
 

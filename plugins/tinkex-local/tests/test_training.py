@@ -174,7 +174,7 @@ def test_a_request_whose_predecessor_never_arrives_fails_with_all_steps_after_it
     assert client.post("retrieve_future", {"request_id": second}).json["type"] == "try_again"
     clock.now += runners.GAP_SECONDS + 1
     assert "Request 2 of this model has not arrived" in client.retrieve(second)["error"]
-    assert "request 3 before it failed" in client.retrieve(step)["error"]
+    assert "the earlier request 3 failed" in client.retrieve(step)["error"]
     assert client.retrieve(saved)["path"].endswith("/weights/a")
     assert ("optim_step", run) not in engine.calls
     assert engine.runs[run].gradients == {}
@@ -317,7 +317,7 @@ def test_a_name_is_used_once_unless_it_may_be_overwritten(client, submit):
     submit(4, call="optim_step")
     over = submit(5, call="save_weights", path="a", overwrite=True)
     path = client.retrieve(first)["path"]
-    assert client.retrieve(again)["error"] == f"A checkpoint {path} already exists"
+    assert client.retrieve(again)["error"] == f"The checkpoint {path} already exists"
     assert client.retrieve(over)["path"] == path
     assert len(client.checkpoints()) == len(list(client.app.service.checkpoints.iterdir())) == 1
 
@@ -460,7 +460,7 @@ def test_a_failure_fails_the_steps_that_were_sent_with_it(
     engine.on["forward"] = fail
     failed, step = submit(2), submit(3, call="optim_step")
     assert words in client.retrieve(failed)["error"]
-    assert "request 2 before it failed" in client.retrieve(step)["error"]
+    assert "the earlier request 2 failed" in client.retrieve(step)["error"]
     del engine.on["forward"]
     # Nothing is left of the batch: the same again is computed as the first time.
     again = client.retrieve(submit(4))
@@ -609,7 +609,7 @@ def test_a_run_that_has_ended_leaves_the_engine(client, engine, run, submit, how
         assert answer.status == 400
     else:
         outcome = client.retrieve(answer.json["request_id"])
-        assert "discarded when its session was finished" in outcome["error"]
+        assert "discarded when its session ended" in outcome["error"]
 
 
 # Engines
@@ -625,7 +625,7 @@ def test_without_an_engine_that_trains_the_error_says_how_to_install_one(opened)
     ):
         answer = client.post(call, body)
         assert answer.status == 400
-        assert "'pip install tinkex-torch' adds one" in answer.json["detail"]
+        assert "'pip install tinkex-torch' adds an engine" in answer.json["detail"]
 
 
 class EntryPoint:

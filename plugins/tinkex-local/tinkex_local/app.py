@@ -153,7 +153,9 @@ def _add_access(app: http.Routes, access: Access) -> None:
 
     @app.on("DELETE", "auth/apikey/me")
     def revoke() -> Any:
-        raise Problem(403, "The key of 'local serve --api-key' cannot be revoked; stop the service")
+        raise Problem(
+            403, "The key of 'local serve --api-key' cannot be revoked; stop the service instead"
+        )
 
 
 _ELSEWHERE = f"Set {HOME_VARIABLE} to another directory."
@@ -181,5 +183,5 @@ def unusable(error: StateError | sqlite3.Error) -> LocalError:
         words = str(error)
     else:
         words = f"cannot use the state: {reason(error, default_home())}"
-    again = "'tinkex local reset' starts over; " if is_damaged(error) else ""
+    again = "Run 'tinkex local reset' to start over. " if is_damaged(error) else ""
     return LocalError(words, hint=again + _ELSEWHERE)

@@ -33,15 +33,15 @@ class ServeLocal(Command):
             "--host",
             default="127.0.0.1",
             metavar="<host>",
-            help="address to listen on (default: 127.0.0.1); a public one requires "
-            "--api-key, which clients must then send",
+            help="address to listen on (default: 127.0.0.1); an address that other machines can "
+            "reach requires --api-key",
         )
         parser.add_argument(
             "--port",
             type=integer(0, 65535),
             default=0,
             metavar="<port>",
-            help="port to listen on (default: 0, any free one)",
+            help="port to listen on (default: 0, any free port)",
         )
         return parser
 
@@ -53,8 +53,8 @@ class ServeLocal(Command):
         key = self.settings.api_key if by_flag else None
         if key is None and not is_loopback(parsed_args.host):
             raise UsageError(
-                f"other machines can reach {parsed_args.host}: --api-key is required",
-                hint="Choose a key that clients must send: --api-key KEY, or @FILE, or -.",
+                f"--api-key is required, because other machines can reach {parsed_args.host}",
+                hint="Choose a key for clients: --api-key KEY, --api-key @FILE or --api-key -",
             )
         with _app(key) as app:
             try:
@@ -68,7 +68,7 @@ class ServeLocal(Command):
             def announce() -> None:
                 self.app.stdout.write(f"{server.url}\n")
                 self.app.stdout.flush()
-                self.status(f"Serving {app.service.home}; stop with Ctrl-C.")
+                self.status(f"Serving {app.service.home}. Press Ctrl-C to stop.")
 
             received = server.run(announce)
         if received == signal.SIGINT:
@@ -102,7 +102,7 @@ class InfoLocal(ShowOne):
 
 
 class ResetLocal(ShowOne):
-    """Delete everything but models from the embedded service."""
+    """Delete everything except models from the embedded service."""
 
     operation = "reset"
     is_action = True
@@ -143,12 +143,13 @@ class AddLocalModel(ShowOne):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.add_argument("name", metavar="<name>", help="name for --base-model")
+        parser.add_argument("name", metavar="<name>", help="name to use with --base-model")
         parser.add_argument(
             "directory",
             metavar="<dir>",
             help="directory with tokenizer.json and either genai_config.json and ONNX files, or "
-            "config.json and model.safetensors (requires tinkex-torch); it is not copied",
+            "config.json and model.safetensors (requires tinkex-torch); the directory is not "
+            "copied",
         )
         return parser
 
@@ -237,7 +238,7 @@ class AddLocalCheckpoint(ShowOne):
             "directory",
             metavar="<dir>",
             help="directory with adapter_config.json and adapter_model.safetensors, in the format "
-            "of PEFT or as downloaded from a Tinker service; it is copied",
+            "of PEFT or as downloaded from a Tinker service; the directory is copied",
         )
         parser.add_argument(
             "--base-model",
@@ -248,7 +249,7 @@ class AddLocalCheckpoint(ShowOne):
             "--name",
             metavar="<name>",
             type=checkpoint_name,
-            help="name of the checkpoint (default: that of the directory)",
+            help="name of the checkpoint (default: the name of the directory)",
         )
         return parser
 

@@ -22,6 +22,6 @@ class LocalPool(HttpPool):
             raise SettingsError(
                 f"the HTTP pool {settings.http_pool} only supports the embedded service, "
                 f"not {settings.base_url}",
-                hint="Omit --base-url, or use a pool that can reach it: --http-pool default.",
+                hint="Omit --base-url, or use a pool for other servers: --http-pool default",
             )
         return WsgiSender()

@@ -58,7 +58,7 @@ class BaseModel:
             reason = str(error).strip().partition("\n")[0]
             raise OperationError(f"cannot load {directory}: {reason}", "server") from error
         if lacking := sorted(found["missing_keys"]):  # transformers would use random numbers
-            raise OperationError(f"{directory} lacks the tensor {lacking[0]}", "server")
+            raise OperationError(f"{directory} has no tensor {lacking[0]}", "server")
         self._model.to(self.device).eval().requires_grad_(False)
         self.config = self._model.config
         parameters = inspect.signature(self._model.forward).parameters
@@ -85,10 +85,12 @@ class BaseModel:
         for name, (first, second) in adapter.factors(adapter.vector).items():
             module = self._linear.get(name)
             if module is None:
-                raise OperationError(f"the adapter does not fit the base model: no module {name}")
+                raise OperationError(
+                    f"the adapter does not fit the base model, which has no module {name}"
+                )
             if (second.shape[0], first.shape[1]) != tuple(module.weight.shape):
                 raise OperationError(
-                    f"the adapter does not fit the base model: {name} has another shape"
+                    f"the adapter does not fit the base model: {name} has a different shape"
                 )
 
     @contextmanager

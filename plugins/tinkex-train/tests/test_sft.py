@@ -201,7 +201,7 @@ def test_a_run_without_a_checkpoint_starts_over(sft, engine):
     done = sft.train("--resume")
 
     assert done.exit_code == 0, done.stderr
-    assert "out has no checkpoint to resume from: starting over." in done.stderr
+    assert "out has no checkpoint to resume from. Starting over." in done.stderr
     assert len(rows("metrics.jsonl")) == 10
 
 
@@ -299,7 +299,7 @@ def test_dry_run(sft, engine):
     assert preview[0] == {"where": "chat.jsonl, line 1", "segments": segments}
     assert done.stderr == ""
     assert f"Trained tokens: {trained}" in plain.stdout
-    assert f"chat.jsonl, line 1: {trained // 2} of" in plain.stderr
+    assert f"chat.jsonl, line 1: training on {trained // 2} of" in plain.stderr
     assert "<|im_start|>assistant\n⟦Ho<|im_end|>⟧" in plain.stderr
     assert "\x1b[32mHo<|im_end|>" in coloured.stderr
     assert not engine.calls
@@ -332,7 +332,7 @@ def test_long_rows(sft):
         (["--output", "o", "--eval", "-"], "cannot come from standard input", "to a file"),
         (
             ["--output", "o", "--model-path", "tinker://r/sampler_weights/x"],
-            "only for",
+            "is a sampler checkpoint",
             "--run-id r",
         ),
         (["--output", "o", "--eval-every", "2"], "--eval-every requires --eval", "held-out"),
@@ -349,7 +349,11 @@ def test_long_rows(sft):
         (["--output", "o", "--tokenizer", "./none"], "none", ""),
         (["--output", "linked"], "linked/metrics.jsonl is not a regular file", "--output"),
         (["--output", "used"], "used already contains a training run", "--resume"),
-        (["--output", "used", "--resume"], "used/config.json is not a file of a training run", ""),
+        (
+            ["--output", "used", "--resume"],
+            "used/config.json does not belong to a training run",
+            "",
+        ),
     ],
 )
 def test_mistakes(words, clause, hint, sft, engine):
@@ -393,7 +397,7 @@ def test_a_run_resumes_with_its_own_options_only(words, clause, sft):
         *words,
     )
 
-    refused(done, clause, "options and files of the first run")
+    refused(done, clause, "the same options and files")
 
 
 def test_a_run_resumes_with_its_own_data_only(sft):
@@ -417,7 +421,7 @@ def test_malformed_records_are_refused(line, sft):
     Path("out").mkdir()
     Path("out/checkpoints.jsonl").write_text(line + "\n")
 
-    refused(sft.train("--resume"), "out/checkpoints.jsonl is not a file of a training run")
+    refused(sft.train("--resume"), "out/checkpoints.jsonl does not belong to a training run")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to give a file to another user")

@@ -59,7 +59,7 @@ class SftTrain(ShowOne):
         parser.add_argument(
             "--model-path",
             metavar="<path>",
-            help="instead of --base-model: a training checkpoint to start from "
+            help="training checkpoint to start from, instead of --base-model "
             "(tinker://RUN/weights/NAME, RUN:NAME, @latest)",
         )
         _add_data_options(parser)
@@ -73,7 +73,7 @@ class SftTrain(ShowOne):
         parser.add_argument(
             "--dry-run",
             action="store_true",
-            help="show the tokens of three rows, the trained ones in colour, instead of training",
+            help="show the tokens of three rows, with trained tokens in colour, and do not train",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -102,14 +102,17 @@ class SftTrain(ShowOne):
         if "-" in (parsed_args.data, parsed_args.eval):
             raise UsageError(
                 "the data cannot come from standard input, because --resume reads it again",
-                hint="Write it to a file first.",
+                hint="Write the data to a file first.",
             )
         if not parsed_args.dry_run and not parsed_args.output:
             raise UsageError(
-                "--output is required", hint="Name a directory for the run: --output runs/first"
+                "--output is required", hint="Specify a directory for the run: --output runs/first"
             )
         if parsed_args.eval_every and not parsed_args.eval:
-            raise UsageError("--eval-every requires --eval", hint="Name a file with held-out rows.")
+            raise UsageError(
+                "--eval-every requires --eval",
+                hint="Specify a file with held-out rows: --eval FILE",
+            )
 
     def _job(self, parsed_args: argparse.Namespace) -> _Job:
         """Read the data and the tokenizer, and make the plan."""
@@ -121,9 +124,9 @@ class SftTrain(ShowOne):
             if TinkerPath.from_string(checkpoint).kind == "sampler_weights":
                 run_id = checkpoint.removeprefix("tinker://").partition("/")[0]
                 raise UsageError(
-                    f"{checkpoint} is only for sampling, and training cannot start from it",
-                    hint=f"'tinkex checkpoint list --run-id {run_id} --type weights' shows "
-                    "training checkpoints.",
+                    f"training cannot start from {checkpoint}, which is a sampler checkpoint",
+                    hint="Training checkpoints of the run: "
+                    f"tinkex checkpoint list --run-id {run_id} --type weights",
                 )
             base_model = self.client.checkpoints.info(checkpoint).base_model
             if not base_model:
@@ -197,7 +200,7 @@ class SftTrain(ShowOne):
             log.check_config(config)
             last = log.last_checkpoint()
             if last is None and log.is_used():
-                self.status(f"{log.name} has no checkpoint to resume from: starting over.")
+                self.status(f"{log.name} has no checkpoint to resume from. Starting over.")
             if last and last.get("final"):
                 self.status(f"Nothing to do: {log.name} is complete.")
                 return self._finished(job, log, last)
@@ -366,15 +369,15 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         "--train-on",
         choices=TRAIN_ON,
         default="assistant",
-        help="which part of a conversation to train: every assistant message, the last one, or all "
-        "tokens (default: assistant)",
+        help="which part of a conversation to train on: every assistant message, the last "
+        "assistant message, or all tokens (default: assistant)",
     )
     parser.add_argument(
         "--max-length",
         metavar="<int>",
         type=integer(2),
-        help="maximum number of tokens per example; longer texts are divided, other rows truncated "
-        "(default: the model's context)",
+        help="maximum number of tokens per example; longer texts are split, other rows are "
+        "truncated (default: the model's context)",
     )
     parser.add_argument(
         "--tokenizer",
@@ -397,7 +400,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", "<int>", integer(1), 16, "number of examples per step")
     add(
         *("--learning-rate", "<float>", lambda text: None if text == "auto" else rate(text), None),
-        "learning rate of the first step, or auto: depends on the model",
+        "learning rate of the first step; auto chooses it for the model",
     )
     parser.add_argument(
         "--schedule",
@@ -405,7 +408,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         default="linear",
         help="learning rate schedule: linear or cosine decay to 0, or constant (default: linear)",
     )
-    add("--seed", "<int>", integer(0), 0, "seed of the adapter and of the order of the data")
+    add("--seed", "<int>", integer(0), 0, "seed for the adapter and the order of the data")
     add(
         *("--eval-every", "<int>", integer(0), 0),
         "number of steps between evaluations; 0: only at the beginning and the end",

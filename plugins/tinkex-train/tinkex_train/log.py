@@ -35,7 +35,9 @@ class RunDirectory:
         self.path = user_path(name)
         self._stack = ExitStack()
         if os.path.lexists(self.path) and not self.path.is_dir():
-            raise LocalError(f"{name} is not a directory", hint="Choose another one with --output.")
+            raise LocalError(
+                f"{name} is not a directory", hint="Choose another directory with --output."
+            )
 
     def is_used(self) -> bool:
         """Return whether a run has written to the directory.
@@ -99,7 +101,7 @@ class RunDirectory:
             raise UsageError(
                 f"{self.name} was started with {name} {json.dumps(old)}, but now it is "
                 f"{json.dumps(new)}",
-                hint="Use the options and files of the first run, or another directory with "
+                hint="Use the same options and files as before, or choose another directory with "
                 "--output.",
             )
 
@@ -200,7 +202,7 @@ class RunDirectory:
 
     def _malformed(self, name: str) -> LocalError:
         return LocalError(
-            f"{self.path / name} is not a file of a training run",
+            f"{self.path / name} does not belong to a training run",
             hint="Choose another directory with --output.",
         )
 

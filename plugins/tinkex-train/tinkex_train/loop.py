@@ -265,7 +265,7 @@ class Trainer:
         """Save the steps since the last checkpoint."""
         if self._submitted == (self._start if self._saved is None else self._saved):
             return
-        self._say("Saving a checkpoint. Press Ctrl-C again to stop without it.")
+        self._say("Saving a checkpoint. Press Ctrl-C again to stop without saving.")
         try:
             with suppress(LocalError):  # metrics that cannot be written
                 self._finish_pending()

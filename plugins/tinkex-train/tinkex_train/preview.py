@@ -43,7 +43,7 @@ def show(data: DataSet, tokenizer: Tokenizer, stream: TextIO) -> None:
 
     console = Console(file=stream, highlight=False, soft_wrap=True)
     for place, example in _first(data):
-        text = Text(f"{place}: {example.num_trained} of {len(example.tokens)} tokens trained\n")
+        text = Text(f"{place}: training on {example.num_trained} of {len(example.tokens)} tokens\n")
         for piece, weight in segments(tokenizer, example):
             piece = printable(piece, keep="\n\t")
             if weight and console.color_system is None:

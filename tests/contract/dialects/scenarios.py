@@ -128,7 +128,7 @@ SCENARIOS = {
         "-f value -c steps -c state_path",
         r"re:1\ntinker://[^/]+/weights/final\n",
         refused={
-            "local": "No installed engine trains {model}; 'pip install tinkex-torch' adds one for "
+            "local": "No installed engine trains {model}; 'pip install tinkex-torch' adds an engine for "
             "Hugging Face models (HTTP 400)"
         },
         operation="Training",

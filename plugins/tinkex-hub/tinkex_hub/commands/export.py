@@ -35,12 +35,10 @@ class ExportCheckpoint(ShowOne):
             "--to",
             choices=("peft", "merged"),
             default="peft",
-            help="peft: an adapter with the names that PEFT and vLLM load; "
+            help="peft: an adapter with tensor names that PEFT and vLLM can load; "
             "merged: the base model with the adapter added to its weights (default: peft)",
         )
-        sources.add_base(
-            parser, "the model that the adapter names; --to merged requires a directory"
-        )
+        sources.add_base(parser, "the adapter's base model; --to merged requires a directory")
         parser.add_argument(
             "-o",
             "--output",
@@ -55,7 +53,7 @@ class ExportCheckpoint(ShowOne):
         base = parsed_args.base
         if parsed_args.to == "merged" and not (base and user_path(base).is_dir()):
             raise UsageError(
-                f"--to merged requires a directory as --base{f', not {base}' if base else ''}",
+                f"--to merged requires --base to be a directory{f', not {base}' if base else ''}",
                 hint="Download the base model first: hf download MODEL --local-dir DIR",
             )
         with ExitStack() as stack:

@@ -42,8 +42,8 @@ class InspectCheckpoint(ShowOne):
         parser.add_argument(
             "--norms",
             action="store_true",
-            help="also compute the norms of a checkpoint on the service; this reads the whole "
-            "checkpoint (directory: always computed)",
+            help="also compute the norms for a checkpoint on the service, which reads the whole "
+            "checkpoint (for a directory, they are always computed)",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:

@@ -46,17 +46,17 @@ class PushHfCheckpoint(ShowOne):
         parser.add_argument(
             "--raw",
             action="store_true",
-            help="upload the tensors as the service wrote them (default: convert their names and "
-            "shapes to those of PEFT)",
+            help="upload the tensors unchanged (default: convert them to the names and shapes that "
+            "PEFT expects)",
         )
-        sources.add_base(parser, "the model that the checkpoint names")
+        sources.add_base(parser, "the checkpoint's base model")
         parser.add_argument(
             "-r",
             "--repo",
             metavar="<repo>",
             type=non_empty,
-            help="repository, as owner/name (default: your own, named after the base model and "
-            "run, with a branch named after the checkpoint)",
+            help="repository, as owner/name (default: a repository of your account, named after "
+            "the base model and run, with a branch named after the checkpoint)",
         )
         parser.add_argument(
             "--public", action="store_true", help="make a new repository public (default: private)"
@@ -70,7 +70,9 @@ class PushHfCheckpoint(ShowOne):
         parser.add_argument(
             "--create-pr", action="store_true", help="open a pull request instead of committing"
         )
-        _add_choice(parser, "--allow-pattern", "only files whose names match this shell pattern")
+        _add_choice(
+            parser, "--allow-pattern", "upload only files whose names match this shell pattern"
+        )
         _add_choice(parser, "--ignore-pattern", "skip files whose names match this shell pattern")
         parser.add_argument(
             "--hf-token",
@@ -87,10 +89,11 @@ class PushHfCheckpoint(ShowOne):
 
         if parsed_args.create_pr and parsed_args.revision not in (None, "main"):
             raise UsageError(
-                "a pull request always targets main", hint="Use either --revision or --create-pr."
+                "a pull request always targets the branch main",
+                hint="Use either --revision or --create-pr.",
             )
         if parsed_args.raw and parsed_args.base:
-            raise UsageError("--raw does not convert tensors", hint="Use either --raw or --base.")
+            raise UsageError("--base has no effect with --raw", hint="Use either --raw or --base.")
         self.client  # noqa: B018 - report a missing key before anything else
         path = TinkerPath.from_string(checkpoint_path(self, parsed_args.tinker_path))
         parsed_args.hf_token = self._token(parsed_args.hf_token)
@@ -274,7 +277,9 @@ class _Push:
             except OSError as error:
                 raise LocalError(f"cannot convert the adapter: {error.strerror}") from error
             except UsageError as error:
-                error.hint = f"{error.hint or ''} To upload the adapter unchanged: --raw".strip()
+                error.hint = (
+                    f"{error.hint or ''} To upload the adapter unchanged, use --raw.".strip()
+                )
                 raise
 
     def _write_card(self, directory: Path) -> None:

@@ -28,7 +28,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="<source>",
-        help="directory of a downloaded checkpoint or of an adapter, or a checkpoint: "
+        help="directory with a downloaded checkpoint or an adapter; or a checkpoint: "
         "tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest, @latest or @ALIAS",
     )
 
@@ -44,7 +44,7 @@ def directory_of(command: ShowOne, source: str) -> Path | None:
     if directory.exists() or not ("@" in source or ":" in source):
         raise LocalError(
             f"there is no directory {directory}",
-            hint="Name a directory with adapter_config.json, or a checkpoint: RUN:NAME.",
+            hint="Specify a directory with adapter_config.json, or a checkpoint: RUN:NAME.",
         )
     return None
 
@@ -104,8 +104,8 @@ def open_adapter(directory: Path, label: str, stack: ExitStack) -> Adapter:
         file = stack.enter_context(open_file(directory, WEIGHTS))
     except FileNotFoundError as error:
         raise UsageError(
-            f"the weights are not in {WEIGHTS}: a pickle may run any code when it is read",
-            hint="Convert them to safetensors in the environment that wrote them.",
+            f"there is no {WEIGHTS}, and other formats can run code when they are loaded",
+            hint="Convert the weights to safetensors where they were created.",
         ) from error
     return Adapter.open(config, file, str(directory / WEIGHTS))
 
@@ -126,8 +126,8 @@ def add_base(parser: argparse.ArgumentParser, default: str) -> None:
         "--base",
         metavar="<dir>",
         type=non_empty,
-        help="base model whose names and shapes the adapter must have: its directory, or its name "
-        f"on the Hugging Face Hub (default: {default})",
+        help="base model to check names and shapes against: a directory, or a name on the Hugging "
+        f"Face Hub (default: {default})",
     )
 
 
@@ -149,12 +149,12 @@ def find_base(
             return base_model.from_directory(directory)
         return hub_models.find(given, command.settings.timeout, token)
     if named is None:
-        command.app.warn("The base model is unknown, so its names and shapes are not checked.")
+        command.app.warn("The base model is unknown, so tensor names and shapes are not checked.")
         return None
     try:
         return hub_models.find(named, command.settings.timeout, token)
     except TinkexError as error:
-        command.app.warn(f"The names and shapes are not checked: {error}")
-        hint = f"To check them: hf download {named} --local-dir DIR, then add --base DIR"
+        command.app.warn(f"Tensor names and shapes are not checked: {error}")
+        hint = f"To check them, run 'hf download {named} --local-dir DIR' and add --base DIR."
         command.app.warn(hint, prefix="Hint: ")
         return None

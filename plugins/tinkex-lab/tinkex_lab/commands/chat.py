@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 _COMMANDS = {
     "system": ("[TEXT]", "show or set the system message; - removes it"),
     "reset": ("", "start a new conversation"),
-    "retry": ("", "replace the last answer with a new one"),
+    "retry": ("", "generate the last answer again"),
     "undo": ("", "remove your last message and its answer"),
     "model": ("[NAME]", "show or change the model: a checkpoint or a base model"),
-    "params": ("[NAME [VALUE]]", "show or set parameters; without VALUE, the default"),
+    "params": ("[NAME [VALUE]]", "show or set parameters; without VALUE, use the default"),
     "save": ("FILE", "write the messages to a file for 'run --messages'"),
     "help": ("", "list the commands"),
     "exit": ("", "end the chat (also Ctrl-D)"),
@@ -69,8 +69,8 @@ class Chat(Command):
             "model_path",
             metavar="<checkpoint>",
             nargs="?",
-            help="checkpoint (tinker://RUN/KIND/NAME, RUN:NAME, @latest, @ALIAS), directory of "
-            "a downloaded one, or metadata file",
+            help="checkpoint (tinker://RUN/KIND/NAME, RUN:NAME, @latest, @ALIAS), directory with "
+            "a downloaded checkpoint, or metadata file",
         )
         parser.add_argument(
             "--base-model",
@@ -137,7 +137,7 @@ class _Models:
         except ChatTemplateError as error:
             error.hint = error.hint or (
                 "To sample without a template, use 'tinkex run'. To use the template of another "
-                "model: --tokenizer MODEL"
+                "model, add --tokenizer MODEL."
             )
             raise
         label = (model_path or name).removeprefix("tinker://")
@@ -253,9 +253,9 @@ class _Session:
 
     def _save(self, text: str) -> None:
         if not text:
-            raise UsageError("/save needs the name of a file", hint="For example: /save talk.json")
+            raise UsageError("/save requires a file name", hint="For example: /save talk.json")
         if user_path(text).exists():
-            raise UsageError(f"{text} already exists", hint="Choose another name.")
+            raise UsageError(f"{text} already exists", hint="Choose another file name.")
         messages = json.dumps(self._talk.messages, ensure_ascii=False, indent=2)
         write_atomically(text, f"{messages}\n")
         self._say(f"{len(self._talk.messages)} messages written to {text}")

@@ -56,7 +56,7 @@ class Compare(Lister):
             "-o",
             "--output",
             metavar="<dir>",
-            help="directory for the results of each model; --resume needs it",
+            help="directory for the results of each model; required with --resume",
         )
         parser.add_argument("--html", metavar="<path>", help="HTML file for the comparison")
         parser.add_argument(
@@ -94,7 +94,9 @@ class Compare(Lister):
                 self._failed |= self._sample(parsed_args, path, base, file)
             results = [{row.index: row for row in _results(file)} for file in files]
         if not any(results):
-            raise OperationFailed("all prompts failed", hint="The messages above show the reasons.")
+            raise OperationFailed(
+                "all prompts failed", hint="See the messages above for the reasons."
+            )
         self.result = join(compared, prompts, results)
         if parsed_args.html is not None:
             from tinkex_lab.display import page
@@ -194,7 +196,7 @@ def _directory(output: str | None) -> Iterator[Path]:
     except OSError as error:
         raise LocalError(
             f"cannot create a temporary directory: {error.strerror}",
-            hint="Use --output to name a directory.",
+            hint="Specify a directory with --output.",
         ) from error
     with directory as name:
         yield Path(name)

@@ -21,12 +21,12 @@ from tinkex_lab.results import ResultRow, read_results
 
 
 class Grade(Lister):
-    """Grade the results of 'run batch' by checks."""
+    """Grade the results of 'run batch' with checks."""
 
     notes = (
         "A sample passes if it passes all checks. FIELD is a field of the prompt's row, such as "
-        "the reference answer; if it is a list, one of its items must match. The samples are read "
-        "from the file, so this costs nothing."
+        "the reference answer. If the field is a list, one of its items must match. No request "
+        "is sent to the service."
     )
     operation = "Grading"
     column_names = ("group", "rows", "samples", "pass_at_1", "k", "pass_at_k", "truncation_rate")
@@ -55,14 +55,14 @@ class Grade(Lister):
             metavar="<seconds>",
             type=number(0, above=True),
             default=10.0,
-            help="time limit for each command of exec:; after that, it is killed, and the sample "
-            "fails (default: 10)",
+            help="time limit in seconds for each command of exec:; when it expires, the command is "
+            "killed and the sample fails (default: 10)",
         )
         parser.add_argument(
             *("-k", "--pass-at"),
             metavar="<int>",
             type=integer(1),
-            help="k of pass@k (default: the smallest number of samples of a row)",
+            help="k of pass@k (default: the smallest number of samples in any row)",
         )
         parser.add_argument(
             "--group-by",
@@ -74,7 +74,7 @@ class Grade(Lister):
             "--fail-under",
             metavar="<float>",
             type=number(0, 1),
-            help="exit with code 1 if pass@1 of all rows is lower",
+            help="exit with code 1 if pass@1 over all rows is lower",
         )
         parser.add_argument(
             "--per-row", metavar="<path>", help="JSONL file for the outcome of each row"

@@ -61,9 +61,9 @@ class Score(Lister):
 
     operation = "Scoring"
     notes = (
-        "The NLL (negative log-likelihood) includes the assistant's replies, completions with "
+        "The NLL (negative log-likelihood) covers the assistant's replies, completions with "
         "their end token, and all tokens of a text except the first. Bits per byte exclude special "
-        "tokens; only they are comparable between models with different tokenizers."
+        "tokens. Use bits per byte to compare models with different tokenizers."
     )
     column_names = (
         *("model", "base_model", "rows", "tokens", "nll", "perplexity", "bits_per_byte"),
@@ -88,7 +88,7 @@ class Score(Lister):
             "--max-length",
             metavar="<int>",
             type=integer(2),
-            help="maximum number of tokens per example (default: limited by the context of the "
+            help="maximum number of tokens per example (default: the smallest context of the "
             "models, if known)",
         )
         parser.add_argument(
@@ -98,8 +98,8 @@ class Score(Lister):
             "--fail-above",
             metavar="<float>",
             type=number(0),
-            help="exit with code 1 if the NLL per token of a checkpoint is higher; without a "
-            "checkpoint, that of a base model",
+            help="exit with code 1 if the NLL per token of a checkpoint is higher (without "
+            "checkpoints: of a base model)",
         )
         parser.add_argument(
             "--concurrency",
@@ -250,7 +250,7 @@ class Score(Lister):
                 self.show_count(f"Scoring {model.name}", done, len(model.items))
                 error = result.error
                 if isinstance(error, LogprobsUnavailable):
-                    error.hint = "Use a server that returns the logprobs of prompts."
+                    error.hint = "Use a server that returns prompt logprobs."
                 if error is not None and (isinstance(error, _FATAL) or error.category == "server"):
                     raise error
                 if result.response is None:

@@ -77,8 +77,8 @@ class Engines:
         found = self.trainer(model)
         if found is None:
             raise bad_request(
-                f"No installed engine trains {model.name}; '{INSTALL}' adds one for Hugging Face "
-                "models"
+                f"No installed engine trains {model.name}; '{INSTALL}' adds an engine for Hugging "
+                "Face models"
             )
         return found
 
@@ -91,7 +91,9 @@ class Engines:
 
 def no_engine(model: LocalModel) -> str:
     """Return the message for a model that no installed engine runs."""
-    return f"No installed engine runs {model.name}; '{INSTALL}' adds one for Hugging Face models"
+    return (
+        f"No installed engine runs {model.name}; '{INSTALL}' adds an engine for Hugging Face models"
+    )
 
 
 def _installed() -> Iterator[Engine]:

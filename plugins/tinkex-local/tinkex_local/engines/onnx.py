@@ -61,7 +61,7 @@ class OnnxEngine(Engine):
             try:
                 loaded = og.Model(str(model.directory))
             except Exception as error:  # genai raises only generic exceptions
-                message = f"the model {model.name} does not load: {error}"
+                message = f"cannot load the model {model.name}: {error}"
                 raise OperationError(message, "server") from error
         self._models[model.directory] = loaded  # in the order of use
         while len(self._models) > LOADED:

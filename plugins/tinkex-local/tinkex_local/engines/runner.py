@@ -44,7 +44,7 @@ HELP_SECONDS = 0.5
 #: send the first request of a batch last.
 GAP_SECONDS = 30.0
 
-CAPACITY = "Other requests are being computed; this one waits for its turn"
+CAPACITY = "Other requests are being computed; this request is queued"
 
 
 class _Job:
@@ -265,7 +265,7 @@ class Runner:
             outcome = operations.failure(error)
             operations.finish(self._service, row["request_id"], "failed", outcome, began=began)
             if row["kind"] == "forward_backward":
-                why = f"Not computed, because request {row['seq']} before it failed: {error}"
+                why = f"Not computed, because the earlier request {row['seq']} failed: {error}"
                 operations.fail_rest(self._service, row["scope"], row["seq"], STEPS, why)
         if row["kind"] in STEPS:
             self._worker.discard_gradients(row["scope"])

@@ -59,7 +59,7 @@ def make_room(service: Service, path: TinkerPath, *, overwrite: bool = False) ->
     if row is None:
         return []
     if not overwrite and not _expired(service, row):
-        raise OperationError(f"A checkpoint {path} already exists")
+        raise OperationError(f"The checkpoint {path} already exists")
     service.store.write("DELETE FROM checkpoints WHERE id = ?", row["id"])
     return [row["id"]]
 
@@ -178,7 +178,7 @@ def set_public(service: Service, path: TinkerPath, public: bool) -> None:
     with service.store.transaction():
         row = find(service, path)
         if bool(row["public"]) == public:
-            raise conflict(f"{path} is {'public' if public else 'private'} already")
+            raise conflict(f"{path} is already {'public' if public else 'private'}")
         service.store.write(
             "UPDATE checkpoints SET public = ? WHERE id = ?", int(public), row["id"]
         )

@@ -57,7 +57,7 @@ class ForeignError(Exception):
     def __init__(
         self,
         message: str,
-        hint: str = f"Name the directory of an adapter, with the files {CONFIG} and {TENSORS}.",
+        hint: str = f"Specify the directory of an adapter, with the files {CONFIG} and {TENSORS}.",
     ) -> None:
         super().__init__(message)
         self.hint = hint
@@ -80,14 +80,14 @@ def add(service: Service, directory: Path, name: str, base_model: str | None) ->
         known = ", ".join(entry.name for entry in service.models.all())
         raise ForeignError(
             f"its base model {model_name!r} is not in this service; available: {known}",
-            "Add the model with 'tinkex local model add', or name another with --base-model.",
+            "Add the model with 'tinkex local model add', or specify another with --base-model.",
         )
     given = read_tensors(directory)
     spec = _spec(model.name, config["r"], given)
     try:
         adapter.check(spec, model.facts)
     except OperationError as error:
-        raise ForeignError(str(error), "Name another model with --base-model.") from error
+        raise ForeignError(str(error), "Specify another model with --base-model.") from error
     scaled = _checked(given, spec, model.facts, _scale(config) * spec.rank / ALPHA)
     write = partial(adapter.write, spec=spec, facts=model.facts, known=scaled)
     staged = checkpoints.stage(service, write)
@@ -111,7 +111,7 @@ def _read(directory: Path, name: str) -> bytes:
     path = directory / name
     try:
         if path.is_symlink():
-            raise ForeignError(f"{path} is a link", "Replace it with the file.")
+            raise ForeignError(f"{path} is a symbolic link", "Replace it with a copy of the file.")
         with open(path, "rb", opener=lambda path, mode: os.open(path, mode | flags)) as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):

@@ -79,7 +79,7 @@ class Registry:
         """
         if not _NAME.fullmatch(name):
             raise ModelError(
-                f"{name!r} is not a valid model name: use letters, digits, '.', '_', '-', "
+                f"{name!r} is not a valid model name: use only letters, digits, '.', '_', '-', "
                 "and at most one '/'"
             )
         directory = directory.expanduser().absolute()
@@ -88,7 +88,7 @@ class Registry:
         try:
             str(directory).encode()
         except UnicodeEncodeError as error:
-            raise ModelError(f"the name of {directory} is not UTF-8") from error
+            raise ModelError(f"the path {directory} is not UTF-8") from error
         read_facts(directory)
         model = LocalModel(name, directory)
         check(model)
@@ -232,7 +232,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 def _ids(value: Any, path: Path) -> frozenset[int]:
     values = [item for item in (value if isinstance(value, list) else [value]) if item is not None]
     if any(type(item) is not int for item in values):
-        raise ModelError(f"{path}: eos_token_id is not a token or a list of them")
+        raise ModelError(f"{path}: eos_token_id is not a token id or a list of token ids")
     return frozenset(values)
 
 

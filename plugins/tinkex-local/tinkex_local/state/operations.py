@@ -60,7 +60,7 @@ def require_order(service: Service, scope: str, seq: int | None) -> None:
         return
     last = _last_finished(service, scope)
     if last is not None and seq < last:
-        raise conflict(f"Sequence number {seq} is out of order: {last} came before")
+        raise conflict(f"Sequence number {seq} is out of order: it is lower than {last}")
 
 
 def _last_finished(service: Service, scope: str, below: int = 2**63 - 1) -> int | None:

@@ -151,11 +151,13 @@ def _target(
     """Return the base model and the checkpoint's internal id of a request."""
     if model_path is None:
         if base_model is None:
-            raise bad_request("Give base_model or model_path")
+            raise bad_request("base_model or model_path is required")
         return service.model(base_model).name, None
     path = paths.parse(model_path)
     if path.kind == paths.EXTERNAL:
-        raise bad_request(f"{path} is an export; sample from its run's sampler_weights")
+        raise bad_request(
+            f"{path} is an export; sample from a sampler_weights checkpoint of its run"
+        )
     row = checkpoints.find(service, path)
     run = service.find("training run", path.run_id)
     if base_model not in (None, run["base_model"]):

@@ -58,7 +58,7 @@ def events(service: Service, query: dict[str, str]) -> dict[str, Any]:
     if start % _HOUR or end % _HOUR:
         raise bad_request("starting_on and ending_before must be on UTC hour boundaries")
     if not start < end <= start + _WINDOW:
-        raise bad_request("ending_before must be after starting_on, at most 14 days")
+        raise bad_request("ending_before must be after starting_on, by at most 14 days")
     if start > service.clock():
         raise bad_request("starting_on must not be in the future")
     data = []

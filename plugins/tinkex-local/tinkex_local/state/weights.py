@@ -67,7 +67,7 @@ def save_for_sampler(service: Service, body: bodies.SaveWeightsForSampler) -> di
     :raises Problem: neither or both are requested, or see :func:`save`.
     """
     if (body.path is None) == (body.sampling_session_seq_id is None):
-        raise bad_request("Give either path or sampling_session_seq_id")
+        raise bad_request("Specify either path or sampling_session_seq_id")
     return _submit(service, "save_weights_for_sampler", body)
 
 
@@ -159,12 +159,14 @@ def load(service: Service, body: bodies.LoadWeights) -> dict[str, Any]:
     """
     path = paths.parse(body.path)
     if path.kind != paths.TRAINING:
-        raise bad_request(f"{path} is not a training checkpoint: only …/{paths.TRAINING}/… loads")
+        raise bad_request(
+            f"{path} is not a training checkpoint; only …/{paths.TRAINING}/… can be loaded"
+        )
     if body.model_id is not None and body.session_id is None and body.model_seq_id is None:
         return _load_into(service, body, path)
     if body.model_id is None and body.session_id is not None and body.model_seq_id is not None:
         return _create_from(service, body, path)
-    raise bad_request("Give either model_id and seq_id, or session_id and model_seq_id")
+    raise bad_request("Specify either model_id and seq_id, or session_id and model_seq_id")
 
 
 def _load_into(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> dict[str, Any]:
@@ -177,8 +179,8 @@ def _load_into(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> 
     same = ("base_model", "rank", "target_modules")
     if any(getattr(source, name) != getattr(spec, name) for name in same):
         raise bad_request(
-            f"{path} does not match: base model, rank and trained modules must be those of "
-            f"the model {model_id}"
+            f"{path} does not match the model {model_id}: base model, rank and trained modules "
+            "must be the same"
         )
     return _submit(service, "load_weights", body)
 
@@ -256,9 +258,9 @@ def copy(service: Service, body: bodies.CopyWeights) -> dict[str, Any]:
         a project is given, which this service does not support.
     """
     if body.destination_project_id is not None:
-        raise bad_request("This service has no projects: give session_id and model_seq_id")
+        raise bad_request("This service has no projects: specify session_id and model_seq_id")
     if body.session_id is None or body.model_seq_id is None:
-        raise bad_request("Give destination_project_id, or session_id and model_seq_id")
+        raise bad_request("Specify destination_project_id, or session_id and model_seq_id")
     source = paths.parse(body.source_path)
     session_id, number = body.session_id, body.model_seq_id
     run_id = runs.run_id_of(session_id, number)

@@ -219,7 +219,9 @@ def _read_tensor(raw: bytes, where: str) -> Tensor:
         elif number == 4:
             shape += protobuf.varints(value)
     if dtype not in _DTYPES:
-        raise bad_request(f"{where} has the element type {dtype}; only float32 and int64 are known")
+        raise bad_request(
+            f"{where} has the element type {dtype}; only float32 and int64 are supported"
+        )
     if sparse is None:
         return Tensor(protobuf.array(dense, _DTYPES[dtype]), shape or None)
     values = protobuf.array(sparse.get(1, b""), _DTYPES[dtype])

@@ -308,7 +308,9 @@ def _finding(message: str) -> dict[str, Any]:
     # msgspec says "Expected `int`, got `str` - at `$.lora_config.rank`".
     text, _, place = message.partition(" - at `$")
     if "matching regex" in text:  # only names have a pattern
-        text = "a name has 1 to 200 letters, digits, '_', '-' and '.', and no dot in front"
+        text = (
+            "a name has 1 to 200 letters, digits, '_', '-' and '.', and does not begin with a dot"
+        )
     steps = place.rstrip("`").replace("[", ".").replace("]", "").split(".")
     loc = [int(step) if step.isdecimal() else step for step in steps if step]
     return {"type": "validation_error", "loc": ["body", *loc], "msg": text}

@@ -168,13 +168,15 @@ def _guarded(handler: Callable[..., Any], home: Path) -> Callable[..., Any]:
             raise
         except sqlite3.OperationalError as error:
             # Not logged, because the client, often in this process, reports it.
-            return problem(Problem(503, f"The state cannot be used now: {reason(error, home)}"))
+            return problem(
+                Problem(503, f"The state is currently unavailable: {reason(error, home)}")
+            )
         except OSError as error:  # files were removed, or the disk failed
-            words = f"Files of the state cannot be used: {error.strerror or error}"
+            words = f"Cannot access the files of the state: {error.strerror or error}"
             return problem(Problem(500, words))
         except Exception as error:
             if is_damaged(error):
-                again = "'tinkex local reset' starts over"
+                again = "run 'tinkex local reset' to start over"
                 return problem(Problem(500, f"The state is damaged ({error}); {again}"))
             note_fault(bottle.request.path, error)
             return problem(Problem(500, "Internal error"))

@@ -256,7 +256,7 @@ def _add_addresses(app: Routes, service: Service) -> None:
     def external_weights_urls(path: TinkerPath) -> Any:
         row = checkpoints.find(service, path)
         if path.kind != paths.EXTERNAL:
-            raise bad_request(f"{path} is not an export; save_weights_external makes one")
+            raise bad_request(f"{path} is not an export; save_weights_external creates exports")
         names = sorted(file.name for file in (service.checkpoints / row["id"]).iterdir())
         expires = int(service.clock()) + SIGNATURE_LIFETIME
         base = f"{path.run_id}/{path.checkpoint_id}/files"
@@ -310,4 +310,4 @@ def _check_signature(service: Service) -> None:
     asked = environ()["PATH_INFO"]
     expires, signature = query.get("expires", ""), query.get("signature", "")
     if not service.signer.valid(asked, expires, signature, service.clock()):
-        raise Problem(403, "The address is invalid or has expired")
+        raise Problem(403, "The URL is invalid or has expired")
