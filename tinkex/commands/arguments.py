@@ -138,19 +138,30 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         "--before",
         metavar="<time>",
         type=moment,
-        help="saved before this time (2026-11-01, 7d ago)",
+        help="only checkpoints saved before this time (2026-11-01, 7d ago)",
     )
-    group.add_argument("--after", metavar="<time>", type=moment, help="saved at this time or later")
+    group.add_argument(
+        "--after",
+        metavar="<time>",
+        type=moment,
+        help="only checkpoints saved at this time or later",
+    )
     group.add_argument(
         "--expires-before",
         metavar="<time>",
         type=future,
-        help="expiring before this time (2026-12-01, 3d from now)",
+        help="only checkpoints that expire before this time (2026-12-01, 3d from now)",
     )
     either = group.add_mutually_exclusive_group()
-    either.add_argument("--public", action="store_true", default=None, help="published")
     either.add_argument(
-        "--not-public", dest="public", action="store_false", default=None, help="not published"
+        "--public", action="store_true", default=None, help="only published checkpoints"
+    )
+    either.add_argument(
+        "--not-public",
+        dest="public",
+        action="store_false",
+        default=None,
+        help="only checkpoints that are not published",
     )
 
 
@@ -158,7 +169,9 @@ def add_run_filters(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add ``--run-id`` and ``--type``, and return their group."""
     group = parser.add_argument_group("filters")
     group.add_argument(
-        "--run-id", metavar="<run_id>", help="training run id or pattern, such as 'nightly*'"
+        "--run-id",
+        metavar="<run_id>",
+        help="only this training run; id or pattern, such as 'nightly*'",
     )
     add_type(group)
     return group
@@ -219,7 +232,7 @@ def add_scope(parser: argparse.ArgumentParser, default: str | None = None) -> No
         metavar="<scope>",
         choices=("owned", "accessible"),
         default=default,
-        help="owned, or accessible (everything that the key can read) "
+        help="owned, or accessible: everything that the key can read "
         f"(default: {default or 'set by the service'})",
     )
 

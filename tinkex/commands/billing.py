@@ -94,7 +94,7 @@ class UsageBilling(_CsvLister):
             dest="since",
             metavar="<when>",
             type=moment,
-            help="start: an age (30d, 12h), a date, a time or 'yesterday' (default: 7d)",
+            help="start: an age (30d, 12h), a date, a time, or 'yesterday' (default: 7d)",
         )
         parser.add_argument(
             "--to", metavar="<when>", type=moment, help="end, in the same forms (default: now)"
@@ -173,7 +173,7 @@ class UsageBilling(_CsvLister):
 
 
 class CheckpointStorageBilling(_CsvLister):
-    """Show the storage that checkpoints use, and its cost."""
+    """Show checkpoint storage and its cost."""
 
     notes = "Costs are for a month of 720 hours."
     column_names = (

@@ -163,7 +163,9 @@ class SaveCheckpoint(ShowOne):
             help="file for the metadata of the checkpoint (JSON), required; - for standard output",
         )
         parser.add_argument(
-            "--name", metavar="<name>", help="name (default: derived from the base model)"
+            "--name",
+            metavar="<name>",
+            help="name of the checkpoint (default: derived from the base model)",
         )
         parser.add_argument(
             "--rank",
@@ -172,7 +174,10 @@ class SaveCheckpoint(ShowOne):
             help=f"LoRA rank, from 1 to {MAX_RANK} (default: {DEFAULT_RANK})",
         )
         parser.add_argument(
-            "--seed", metavar="<int>", type=integer(0), help="random seed (default: random)"
+            "--seed",
+            metavar="<int>",
+            type=integer(0),
+            help="random seed (default: a random number)",
         )
         for part, words in _PARTS.items():
             parser.add_argument(

@@ -128,7 +128,7 @@ class DeleteCheckpoint(_Deletion):
 
 
 class PruneCheckpoint(_Deletion):
-    """Delete checkpoints by retention rules, after confirmation."""
+    """Delete checkpoints by retention rules."""
 
     column_names = ("tinker_path", "size_bytes", "time", "action", "reason", "error")
     droppable = ("error", "size_bytes", "time", "action")

@@ -233,7 +233,8 @@ class SyncCheckpoint(_Fetching):
             metavar="<time>",
             type=interval(),
             default="60s",
-            help="polling interval for --watch: seconds, or 30s, 5m; at least 1s (default: 60s)",
+            help="polling interval for --watch in seconds, or with a unit (30s, 5m); at least 1s "
+            "(default: 60s)",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:

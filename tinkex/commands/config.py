@@ -147,7 +147,8 @@ class SetConfig(_Change):
         parser.add_argument(
             "value",
             metavar="<value>",
-            help="value; - reads api_key or headers from standard input, @FILE from a file",
+            help="value of the setting; - reads api_key or headers from standard input, @FILE from "
+            "a file",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:

@@ -71,9 +71,7 @@ class ListPlugin(Lister):
                 )
             )
             if errors and not off and parsed_args.formatter == "table":
-                self.presentation.notes.append(
-                    f"To see the errors of {name}: tinkex plugin show {name}"
-                )
+                self.presentation.notes.append(f"Errors of {name}: tinkex plugin show {name}")
         self.result = [dict(zip(self.column_names, row, strict=True)) for row in rows]
         for text in plugins.installed(tuple(sys.path)).unreadable:
             self.status(text)

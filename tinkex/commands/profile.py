@@ -91,7 +91,7 @@ class AddProfile(ShowOne):
             parser.add_argument(f"--{name}", metavar=metavar, help=meaning)
         for name, meaning in (
             ("allow-http", "allow sending the key over unencrypted HTTP to another machine"),
-            ("use", "make it the default profile"),
+            ("use", "make this profile the default"),
             ("force", "replace an existing profile of this name"),
         ):
             parser.add_argument(f"--{name}", action="store_true", help=meaning)

@@ -340,7 +340,7 @@ class ListRun(Lister):
             "--model",
             metavar="<text>",
             type=non_empty,
-            help="runs whose base model contains this text (case-insensitive)",
+            help="only runs whose base model contains this text (case-insensitive)",
         )
         arguments.add_scope(parser)
         arguments.add_order(

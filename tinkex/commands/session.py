@@ -152,7 +152,7 @@ class SearchSession(Lister):
             "--owner",
             metavar="<urn>",
             type=non_empty,
-            help="sessions of this user instead of your own, or 'all'; may be repeated",
+            help="sessions of this user instead of your own ('all': of all users); may be repeated",
         )
         repeatable(
             "--status",
@@ -184,7 +184,7 @@ class SearchSession(Lister):
 class ExportTraceSession(ShowOne):
     """Export the timeline of a session as a Perfetto trace."""
 
-    notes = "View it at https://ui.perfetto.dev."
+    notes = "View the file at https://ui.perfetto.dev."
     operation = "Trace export"
     is_action = True
     column_names = ("session_id", "url", "destination", "file_size_bytes")
@@ -197,7 +197,7 @@ class ExportTraceSession(ShowOne):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("session_id", metavar="<session_id>", help="id of the session")
         parser.add_argument(
-            "-o", "--output", metavar="<file>", help="file (default: <session_id>.pftrace)"
+            "-o", "--output", metavar="<file>", help="output file (default: <session_id>.pftrace)"
         )
         parser.add_argument("--force", action="store_true", help="replace an existing file")
         parser.add_argument(

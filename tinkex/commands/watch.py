@@ -35,7 +35,7 @@ _EVENTS = {
 class WatchRun(Command):
     """Follow a training run."""
 
-    notes = "Ends when the run fails. Ctrl-C also ends the command; the run itself continues."
+    notes = "Ends when the run fails. Ctrl-C ends the command, but not the run."
     examples = ("tinkex run watch run-123", "tinkex run watch @latest --interval 1m --json")
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -65,7 +65,7 @@ class WatchRun(Command):
 
 
 class WaitRun(ShowOne):
-    """Wait until a training run saves a checkpoint or idles."""
+    """Wait until a training run saves a checkpoint or is idle."""
 
     is_action = True
     column_names = ("training_run_id", "condition", "subject", "last_request_time")
@@ -133,7 +133,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="<time>",
         type=interval(),
         default=_INTERVAL,
-        help="polling interval: seconds, or with a unit: 30s, 5m; at least 1s (default: 10s)",
+        help="polling interval in seconds, or with a unit (30s, 5m); at least 1s (default: 10s)",
     )
 
 

@@ -175,11 +175,9 @@ def test_a_noun_alone_lists_its_commands():
 def test_commands_of_plugins_that_are_not_installed(words, plugin, monkeypatch):
     monkeypatch.setenv("TINKEX_PLUGINS", "")
     done = invoke(words)
-    assert f"The command comes with {plugin}. TINKEX_PLUGINS does not name {plugin}." in done.stderr
+    assert f"comes with {plugin}. TINKEX_PLUGINS does not name {plugin}." in done.stderr
     monkeypatch.setattr(plugins, "find_distribution", lambda name: None)
-    assert (
-        f"The command comes with {plugin}. Install it: pip install {plugin}" in invoke(words).stderr
-    )
+    assert f"comes with {plugin}. Install it: pip install {plugin}" in invoke(words).stderr
 
 
 @pytest.mark.parametrize(
