@@ -64,8 +64,8 @@ class DeleteCheckpoint(_Deletion):
     _description = "Delete checkpoints; without a terminal, paths are deleted without confirmation."
     column_names = ("tinker_path", "deleted", "error")
     notes = (
-        "'echo n | tinkex checkpoint delete PATH' deletes, because standard input is only read\n"
-        "from a terminal. Without a terminal, filters require --yes."
+        "'echo n | tinkex checkpoint delete PATH' deletes the checkpoint, because tinkex reads\n"
+        "the answer from a terminal only. Without a terminal, filters require --yes."
     )
     examples = (
         "tinkex checkpoint delete tinker://run-old/weights/0001",
