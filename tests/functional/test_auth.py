@@ -59,7 +59,7 @@ def test_login_use_and_logout(at, service, credentials):
 
 def test_a_profile_with_a_server_of_its_own_holds_its_key(tinkex, service, home, credentials):
     path = home / ".config" / "tinkex" / "config.yaml"
-    assert "It has no key yet: tinkex --profile mine auth login" in (
+    assert "The profile has no key yet. To add a key: tinkex --profile mine auth login" in (
         tinkex(f"profile add mine --base-url {service.url}").stderr
     )
     path.write_text("# by hand\n" + path.read_text())
@@ -102,7 +102,7 @@ def test_switch_and_logout_by_name(credentials):
     assert "The key in use comes from TINKER_API_KEY" in done.stderr
     done = invoke(["auth", "logout", "7"])
     assert done.stdout == f"Removed the key 'a' from {credentials}\n"
-    assert "The key stays valid; revoke it at https://" in done.stderr
+    assert "The key is still valid; revoke it at https://" in done.stderr
     assert invoke(["auth", "logout", "--all", "-f", "json"]).rows[0]["key_id"] == "8"
     assert json.loads(credentials.read_text()) == {"version": 1, "keys": {}}
     assert "There is no stored key." in invoke(["auth", "logout", "--all"]).stderr
@@ -169,7 +169,7 @@ def test_the_key_is_shown_nowhere(service, tmp_path):
         ("a b\n", "--with-token", {}, "contains a space"),
         (KEY, "--with-token --name ''", {}, "must not be empty"),
         (KEY, "--with-token --in-profile", {}, "no active profile"),
-        (KEY, "--with-token --profile local", {"TINKER_BASE_URL": ""}, "is used without a key"),
+        (KEY, "--with-token --profile local", {"TINKER_BASE_URL": ""}, "does not require a key"),
         (KEY, "--with-token --profile p", {}, "profile p has api_key_command"),
         *(
             (KEY, "--with-token", {name: "tml-env"}, f"{name} is set, and would be used instead")
@@ -194,7 +194,7 @@ def test_a_server_without_information_about_keys(tinkex, credentials):
 
     with serving(answer) as url:
         done = tinkex(f"auth login --with-token --base-url {url}", stdin="tml-anything-at-all")
-        assert "This server offers no information about keys" in done.stderr
+        assert "This server provides no information about keys" in done.stderr
         assert "tml-anything-at-all" in credentials.read_text()
         assert tinkex(f"auth status --base-url {url} -f json").rows["email"] is None
         done = tinkex(f"auth whoami --base-url {url}", code=1)

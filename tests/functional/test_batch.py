@@ -129,8 +129,8 @@ def test_rows_that_fail_are_reported_where_there_is_no_file(served):
     [
         ("-", '{"prompt": "x"}\n{"promt": "y"}', "standard input, line 2"),
         ("nothing.jsonl", "", "nothing.jsonl: No such file"),
-        ("- --resume", "x", "--resume needs a file"),
-        ("- --force", "x", "--force needs a file"),
+        ("- --resume", "x", "--resume requires --output"),
+        ("- --force", "x", "--force requires --output"),
         ("- --concurrency 0", "x", "at least 1"),
         ("- --output /dev/null", "x", "not a regular file"),
         ("- --api-key -", "x", "not both"),

@@ -199,7 +199,7 @@ def test_a_default_profile_that_has_gone_can_be_mended(config):
         ("config set project_id p\udcff", "is not valid Unicode"),
         ("config set tags a,b\udcff", "is not valid Unicode"),
         ("profile add x --tags a\udcff", "is not valid Unicode"),
-        ("profile add -", "not a name"),
+        ("profile add -", "invalid profile name"),
         ("profile add x --api-key k --api-key-command c", "use either"),
         ("profile add x --http-pool nope", "no HTTP pool"),
         ("profile add x --server nope", "choose from"),

@@ -60,7 +60,7 @@ def test_sessions_of_a_checkpoint(served, saved):
         (("api", "GET"), "path is missing"),
         (("api", "GET", "//elsewhere/x"), "not a path"),
         (("api", "GET", "https://elsewhere.test/x"), "not under the base URL"),
-        (("api", "GET", "sessions", "--field", "novalue"), "not a field"),
+        (("api", "GET", "sessions", "--field", "novalue"), "invalid field"),
         (("api", "POST", "x", "--input", "/no/such/file"), "cannot read"),
         (("api", "GET", "no_such_thing"), "Not Found (HTTP 404"),
         (("api", "POST", "create_session", "-F", "tags=[]"), "HTTP 422"),

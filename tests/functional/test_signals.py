@@ -216,7 +216,7 @@ def test_an_interruption_reports_what_was_done(name, form, number, tinkex, slow)
     reported = READERS[form](stdout)
     assert set(reported) <= slow.changed
     assert len(slow.changed) - len(reported) <= 32  # those under way
-    (counted,) = re.findall(rf"At least (\d+) of 500 were {done} before that", stderr)
+    (counted,) = re.findall(rf"At least (\d+) of 500 checkpoints were {done}, as", stderr)
     # A signal between the writing of a row and its counting leaves one more row.
     assert len(reported) - 1 <= int(counted) <= len(reported)
 

@@ -82,4 +82,6 @@ def test_a_removed_directory_is_told_where_something_would_be_written(nowhere):
     argv = ["run", "--base-model", "m", "--prompt", "x", "--output", "file", "--api-key", "k"]
     done = invoke(argv)
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "the current directory no longer exists\nHint: Change to another one" in done.stderr
+    assert (
+        "the current directory no longer exists\nHint: Change to another directory" in done.stderr
+    )

@@ -408,7 +408,9 @@ class TinkexApp(cliff.app.App):
         if isinstance(known, (NotOffered, InvalidResponse)) and self._settings is not None:
             known.hint = self._settings.address_warning() or known.hint
         if known.hint is None and known.category == "server":
-            known.hint = "Try again later; if it persists, report it with the time and request id."
+            known.hint = (
+                "Try again later. If the error persists, report it with the time and request id."
+            )
         elif known.hint is None:
             name = getattr(self.command, "cmd_name", None)
             known.hint = f"See: tinkex help {name or ''}".rstrip()
@@ -503,7 +505,7 @@ def run(argv: Sequence[str]) -> Result:
     """
     if isinstance(argv, (str, bytes)):
         raise UsageError(
-            "a command line is a list of words",
+            "the command line must be a list of words",
             hint="For example: ['run', 'list', '--limit', '5'], or the result of shlex.split.",
         )
     stdout = io.StringIO()

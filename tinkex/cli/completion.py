@@ -46,13 +46,13 @@ _KINDS = {
 _FILES = {"<path>": "files", "<file>": "files", "<prompts>": "files", "<dir>": "directories"}
 #: Names that work everywhere, see :mod:`tinkex.api.resources.names`.
 _NEWEST = (
-    ("@latest", "the latest one"),
-    ("@latest:sampler", "the latest one for sampling"),
+    ("@latest", "the latest checkpoint or run"),
+    ("@latest:sampler", "the latest checkpoint for sampling"),
     ("@latest:training", "the latest training checkpoint"),
 )
 _CONDITIONS = (
     ("checkpoint", "any new checkpoint"),
-    ("checkpoint:", "a checkpoint of this name"),
+    ("checkpoint:", "a checkpoint with this name"),
     ("idle:10m", "no request for ten minutes"),
 )
 

@@ -21,7 +21,9 @@ def _hint_for_resource(error: exceptions.APIError) -> str | None:
 
 def _hint_for_key(error: exceptions.Unauthorized) -> str:
     origin = f"The key comes from {error.key_origin}. " if error.key_origin else ""
-    return f"{origin}Check it with 'tinkex config show'; --api-key or TINKER_API_KEY sets another."
+    return (
+        f"{origin}Check it with 'tinkex config show'; --api-key or TINKER_API_KEY sets another key."
+    )
 
 
 #: Class of an error → hint, or a function that returns one; the most specific class counts.
@@ -35,7 +37,7 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
         "files.".lstrip()
     ),
     exceptions.TargetExists: "Add --force to replace it, or choose another path with --output.",
-    exceptions.TargetInUse: "Wait for it, or choose another path with --output.",
+    exceptions.TargetInUse: "Wait until it ends, or choose another path with --output.",
     exceptions.SharedName: "Add --force if both may be changed or lost.",
     exceptions.TokenizerError: "Specify another tokenizer, or a directory, with --tokenizer.",
     exceptions.ChatTemplateError: "Base models have no chat template. Use the tokenizer of a chat "
@@ -66,9 +68,9 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
 _HINTS_BY_ERRNO = {
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "Check the name."),
     errno.ENAMETOOLONG: "Choose a shorter name.",
-    errno.EISDIR: "Specify a file in it.",
+    errno.EISDIR: "Specify a file in the directory.",
     **dict.fromkeys((errno.EACCES, errno.EPERM), "Check the permissions."),
-    errno.EROFS: "Choose a directory that is writable.",
+    errno.EROFS: "Choose a writable directory.",
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space, or choose another directory."),
 }
 
@@ -158,7 +160,8 @@ def as_tinkex_error(error: BaseException, involved: Iterable[str] = ()) -> Tinke
     if isinstance(error, OSError) and error.strerror:
         if error.errno == errno.ENOENT and not error.filename:
             return LocalError(
-                "the current directory no longer exists", hint="Change to another one with cd."
+                "the current directory no longer exists",
+                hint="Change to another directory with cd.",
             )
         # Of tinkex's own errors, only those of the standard streams have no file name.
         if error.filename or not is_plugins or error.errno in _OF_OUTPUT:
@@ -180,8 +183,9 @@ def hint_for(error: TinkexError) -> str | None:
         return error.hint
     if is_unloaded(error):
         return (
-            "The server unloaded this run. Save its training state again, and sample the result at "
-            "once: tinkex checkpoint --model-path tinker://RUN/weights/NAME --output again.json"
+            "The server unloaded this run. Save its training state again, and sample the new "
+            "checkpoint immediately: tinkex checkpoint "
+            "--model-path tinker://RUN/weights/NAME --output again.json"
         )
     if type(error) is LocalError and (hint := _hint_by_errno(error.__cause__)):
         return hint
@@ -322,7 +326,7 @@ def unknown_command(
     near = _meant_by_argument(words) or _nearest_command(words, known, below)
     hint = said or "See: tinkex help"
     if plugin:
-        hint = f"It comes with {plugin}. {plugins.how_to_get(plugin)}"
+        hint = f"The command comes with {plugin}. {plugins.how_to_get(plugin)}"
     elif near and not said:
         hint = f"Did you mean 'tinkex {near}'?"
     elif below and not said:

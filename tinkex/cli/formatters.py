@@ -480,7 +480,7 @@ def spooled(stdout: TextIO) -> Iterator[TextIO]:
         except OSError as error:
             raise LocalError(
                 f"cannot write the rows to a temporary file: {error.strerror}",
-                hint="Free some space there, set TMPDIR to another directory, or use --limit.",
+                hint="Free some space, set TMPDIR to another directory, or use --limit.",
             ) from error
         shutil.copyfileobj(spool, stdout)
     finally:

@@ -57,7 +57,7 @@ class Inventory:
                 return f"not used: {off}"
             others = self._owners[group, name] - {distribution.name}
             if "" in others:
-                return "not used: tinkex itself has one of this name"
+                return "not used: tinkex itself provides this name"
             if others and not is_hook(group):  # a command may have several hooks
                 return f"claimed by more than one plugin: also by {', '.join(sorted(others))}"
         try:

@@ -157,9 +157,9 @@ class _Waiting:
 
 
 def reason_of(wait: Wait) -> str:
-    """Return why there is a wait: `` (paused_capacity: busy, again in 2 s)``, or nothing."""
+    """Return why there is a wait: `` (paused_capacity: busy, retrying in 2 s)``, or nothing."""
     state = wait.queue_state if wait.queue_state != "active" else None
     reason = ": ".join(filter(None, (state, wait.reason)))
     if wait.retry_in:
-        reason = ", ".join(filter(None, (reason, f"again in {wait.retry_in:.0f} s")))
+        reason = ", ".join(filter(None, (reason, f"retrying in {wait.retry_in:.0f} s")))
     return f" ({reason})" if reason else ""

@@ -113,9 +113,9 @@ def parse(text: str) -> Line:
         elif token.text == "|":
             command = text[token.end :].strip()
             if not words or not command or command[0] in "|&":
-                raise _unreadable("a '|' comes between a tinkex command and another", text)
+                raise _unreadable("'|' must be between a tinkex command and a system command", text)
             if target is not None:
-                raise _unreadable("the output goes to a file or through a '|', not both", text)
+                raise _unreadable("the output can go to a file or to a pipe, not both", text)
             return Line(words, pipe=command)
         elif target is not None:
             raise _unreadable("the output can go to one file only", text)
@@ -132,14 +132,14 @@ def _target(text: str, operator: Token, name: Token | None) -> str:
     if name and name.quote:
         raise _unreadable("No closing quotation", text)
     if not name or name.is_operator or not name.text or text[name.start] == "&":
-        raise _unreadable(f"a '{operator.text}' needs the name of a file", text)
+        raise _unreadable(f"'{operator.text}' requires a file name", text)
     return name.text
 
 
 def _unreadable(why: str, text: str) -> UsageError:
     return UsageError(
         f"Cannot read the line: {why}: {text.strip()[:200]}",
-        hint="Put single quotes around text with quotes, '|' or '>' in it.",
+        hint="Put single quotes around text that contains quotes, '|' or '>'.",
         whole_line=True,
     )
 

@@ -15,7 +15,7 @@ __all__ = ["ListAlias", "RemoveAlias", "SetAlias"]
 
 
 class SetAlias(ShowOne):
-    """Give a checkpoint a name, to use as @NAME."""
+    """Set an alias for a checkpoint, to use as @NAME."""
 
     is_action = True
     notes = "An alias stores a full path: after 'alias set prod @latest', @prod does not change."

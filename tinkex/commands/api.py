@@ -29,7 +29,8 @@ class Api(Command):
 
     notes = (
         "The path is relative to /api/v1, or, with a leading slash, to the base URL.\n"
-        "Fields form the query of GET, HEAD and DELETE requests, and the JSON body of others."
+        "Fields become the query parameters of GET, HEAD and DELETE requests, and the JSON body\n"
+        "of all other requests."
     )
     operation = "API request"
     examples = (
@@ -51,8 +52,8 @@ class Api(Command):
             "-F",
             "--field",
             metavar="<key=value>",
-            help="field; numbers, true, false, null and JSON are decoded; @FILE is read from a "
-            "file; a[b]=… and a[]=… nest; may be repeated",
+            help="field of the request; numbers, true, false, null and JSON are converted; @FILE "
+            "reads the value from a file; a[b]=… and a[]=… nest; may be repeated",
         )
         repeatable(
             "--raw-field",
@@ -70,11 +71,12 @@ class Api(Command):
             "--input",
             metavar="<file>",
             type=non_empty,
-            help="file with the body, or - for standard input; fields become the query",
+            help="file with the request body, or - for standard input; fields then become query "
+            "parameters",
         )
         add_flag = functools.partial(parser.add_argument, action="store_true")
-        add_flag("--paginate", help="fetch all pages and join them into one")
-        add_flag("-i", "--include", help="print the status and headers first")
+        add_flag("--paginate", help="fetch all pages and combine them into one response")
+        add_flag("-i", "--include", help="print the status and headers before the body")
 
     def take_action(self, parsed_args: argparse.Namespace) -> None:
         method, path = _method_and_path(parsed_args)
@@ -133,7 +135,7 @@ def _check_stdin(parsed_args: argparse.Namespace, api_key: str | None) -> None:
     if sum(readers) > 1:  # the second would read nothing
         raise UsageError(
             "only one of --input, --field and --api-key can be read from standard input",
-            hint="Name a file for the others.",
+            hint="Specify a file for each of the others.",
         )
 
 
@@ -165,7 +167,7 @@ def _in_query(name: str, value: Any) -> str:
     if isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value):
         return ",".join(_in_query(name, item) for item in value)
     if isinstance(value, (dict, list)):
-        raise UsageError(f"the field {name!r} cannot be part of a query", hint="Use POST or PUT.")
+        raise UsageError(f"the field {name!r} cannot be a query parameter", hint="Use POST or PUT.")
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -218,7 +220,7 @@ def split_field(field: str) -> tuple[str, str]:
     """
     key, sign, value = field.partition("=")
     if not sign or not _KEY.fullmatch(key):
-        raise UsageError(f"not a field: {field[:80]!r}", hint=_HINT)
+        raise UsageError(f"invalid field: {field[:80]!r}", hint=_HINT)
     return key, value
 
 

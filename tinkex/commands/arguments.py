@@ -65,7 +65,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run_id",
         metavar="<run_id>",
-        help="training run: id, beginning of an id, @latest, or @ALIAS of one of its checkpoints",
+        help="training run: an id, the start of an id, @latest, or the @ALIAS of one of its "
+        "checkpoints",
     )
 
 
@@ -134,19 +135,33 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
     """Add the filters of ``checkpoint list``: ``--run-id``, ``--type``, ``--before`` and others."""
     group = add_run_filters(parser)
     group.add_argument(
-        "--before", metavar="<time>", type=moment, help="saved before this time: 2026-11-01, 7d ago"
+        "--before",
+        metavar="<time>",
+        type=moment,
+        help="only checkpoints saved before this time (2026-11-01, 7d ago)",
     )
-    group.add_argument("--after", metavar="<time>", type=moment, help="saved at this time or later")
+    group.add_argument(
+        "--after",
+        metavar="<time>",
+        type=moment,
+        help="only checkpoints saved at this time or later",
+    )
     group.add_argument(
         "--expires-before",
         metavar="<time>",
         type=future,
-        help="expiring before this time: 2026-12-01, 3d from now",
+        help="only checkpoints that expire before this time (2026-12-01, 3d from now)",
     )
     either = group.add_mutually_exclusive_group()
-    either.add_argument("--public", action="store_true", default=None, help="published")
     either.add_argument(
-        "--not-public", dest="public", action="store_false", default=None, help="not published"
+        "--public", action="store_true", default=None, help="only published checkpoints"
+    )
+    either.add_argument(
+        "--not-public",
+        dest="public",
+        action="store_false",
+        default=None,
+        help="only checkpoints that are not published",
     )
 
 
@@ -154,7 +169,9 @@ def add_run_filters(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add ``--run-id`` and ``--type``, and return their group."""
     group = parser.add_argument_group("filters")
     group.add_argument(
-        "--run-id", metavar="<run_id>", help="training run id or pattern, such as 'nightly*'"
+        "--run-id",
+        metavar="<run_id>",
+        help="only this training run; id or pattern, such as 'nightly*'",
     )
     add_type(group)
     return group
@@ -215,7 +232,7 @@ def add_scope(parser: argparse.ArgumentParser, default: str | None = None) -> No
         metavar="<scope>",
         choices=("owned", "accessible"),
         default=default,
-        help="owned, or accessible: everything the key can read "
+        help="owned, or accessible: everything that the key can read "
         f"(default: {default or 'set by the service'})",
     )
 
@@ -226,7 +243,7 @@ def add_order(parser: argparse.ArgumentParser, fields: Sequence[str]) -> None:
         "--sort",
         metavar="<field>[:desc]",
         choices=[field + order for field in fields for order in ("", ":desc")],
-        help="sort the whole list by this field; with :desc, the largest or newest first; "
+        help="field to sort the whole list by; add :desc for the largest or newest first; "
         "one of: " + ", ".join(fields) + " (default: the newest first)",
     )
 
@@ -301,8 +318,8 @@ def list_rows(
             latest.append(name(item))
         yield row(item)
     if odd:
-        rows = "1 row" if odd == 1 else f"{odd} rows"
-        command.status(f"{rows} of a kind unknown to this version, shown as received.")
+        rows = "1 row has" if odd == 1 else f"{odd} rows have"
+        command.status(f"{rows} a type unknown to this version; shown as received.")
     print_rest(command, found, things)
     command.app.remember(things, latest, whole=whole and holds_all(found))
 
@@ -352,7 +369,9 @@ def check_model_options(parsed_args: argparse.Namespace, command: str) -> None:
     :raises UsageError: none or both are given.
     """
     if parsed_args.base_model and parsed_args.model_path:
-        raise UsageError("use either --base-model or --model-path", hint="Leave one of them out.")
+        raise UsageError(
+            "use either --base-model or --model-path", hint="Omit one of the two options."
+        )
     if not parsed_args.base_model and not parsed_args.model_path:
         raise UsageError(
             f"--base-model or --model-path is required for {command} command",
@@ -365,8 +384,8 @@ def add_unload(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unload",
         action="store_true",
-        help="unload the new training run afterwards, to free a slot on servers that limit them; "
-        "SkyRL then no longer samples from it, and TuFT deletes it",
+        help="unload the new training run afterwards, to free a slot on a server that limits "
+        "training runs; SkyRL then refuses to sample from the run, and TuFT deletes it",
     )
 
 

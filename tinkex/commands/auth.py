@@ -58,7 +58,7 @@ class LoginAuth(ShowOne):
         parser.add_argument(
             "--in-profile",
             action="store_true",
-            help="store the key in the active profile (default if the profile names a server)",
+            help="store the key in the active profile (default if the profile sets a server)",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -102,7 +102,7 @@ class LoginAuth(ShowOne):
         if not stdin or not stdin.isatty():
             raise UsageError(
                 "cannot ask for the key: standard input is not a terminal",
-                hint="Give it on standard input: … | tinkex auth login --with-token",
+                hint="Pass the key on standard input: … | tinkex auth login --with-token",
             )
         if page:
             self.status(f"Create a key here: {page}")
@@ -115,11 +115,13 @@ class LoginAuth(ShowOne):
         try:
             check = self.app.client_for(trial).auth.check()
         except (Unauthorized, Forbidden) as error:
-            error.hint = "Nothing was stored. Check that the key is complete, and for this server."
+            error.hint = (
+                "Nothing was stored. Check that the key is complete and valid for this server."
+            )
             raise
         if check.api_key is None:
             verdict = "it accepts this key" if check.is_proved else _NOT_KNOWN
-            self.status(f"This server offers no information about keys; {verdict}.")
+            self.status(f"This server provides no information about keys; {verdict}.")
         return check.api_key
 
     def _store(self, key: StoredKey) -> None:
@@ -132,7 +134,7 @@ class LoginAuth(ShowOne):
                 key = replace(key, is_default=False)
             else:
                 self.status(
-                    "The official command line sends it to any server; a profile prevents that: "
+                    "The official command line sends the key to any server. To prevent that: "
                     f"tinkex profile add NAME --base-url {key.base_url}"
                 )
         store.add(key)
@@ -145,7 +147,7 @@ class LoginAuth(ShowOne):
 
 
 class LogoutAuth(Lister):
-    """Remove stored keys; they stay valid at the service."""
+    """Remove stored keys; the service still accepts them."""
 
     is_action = True
     tolerates_bad_settings = True
@@ -172,7 +174,7 @@ class LogoutAuth(Lister):
         self.result = [row[0] or row[1] for row in rows]
         for name in CREDENTIAL:
             if os.environ.get(ENVIRONMENT[name]):
-                self.status(f"{ENVIRONMENT[name]} is still set, and is used.")
+                self.status(f"{ENVIRONMENT[name]} is still set and will be used.")
         return self.column_names, rows
 
     def _remove(self, parsed_args: argparse.Namespace) -> list[tuple[Any, ...]]:
@@ -197,7 +199,7 @@ class LogoutAuth(Lister):
         for key in chosen:
             if key.base_url is None and key.key_id.isdecimal():
                 page = console_page(DEFAULT_BASE_URL, "keys", key.key_id)
-                self.status(f"The key stays valid; revoke it at {page}")
+                self.status(f"The key is still valid; revoke it at {page}")
         return [(key.name, key.key_id, str(store.path)) for key in chosen]
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
@@ -206,7 +208,7 @@ class LogoutAuth(Lister):
 
 
 class SwitchAuth(ShowOne):
-    """Use another key in the file of the official login."""
+    """Switch to another key in the official login file."""
 
     is_action = True
     tolerates_bad_settings = True
@@ -226,14 +228,14 @@ class SwitchAuth(ShowOne):
         if key.base_url is not None:
             raise UsageError(
                 f"the key {key.name!r} is always used for {key.base_url}",
-                hint="Only keys of the official service can be switched.",
+                hint="You can only switch between keys of the official service.",
             )
         store.set_default(key.key_id)
         self.result = replace(key, is_default=True)
         try:
             origin = self.settings.origins.get("api_key") or "the profile"
             if origin != str(store.path):
-                self.status(f"The key in use comes from {origin}, not from the file.")
+                self.status(f"The key in use comes from {origin}, not from the login file.")
         except SettingsError as error:
             self.app.warn(f"{error}")
         values = (getattr(key, name) for name in self.column_names[:-1])
@@ -254,7 +256,7 @@ class StatusAuth(ShowOne):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "--offline", action="store_true", help="show what is stored; send no request"
+            "--offline", action="store_true", help="show the stored keys without sending a request"
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -264,14 +266,14 @@ class StatusAuth(ShowOne):
         config, store = file.config_path(), KeyStore().path
         for path in {store if key["stored_in"] == str(store) else config for key in stored}:
             if mode := exposed_mode(path):
-                self.app.warn(f"{path} can be read by others (mode {mode}); chmod 600 {path}")
+                self.app.warn(f"other users can read {path} (mode {mode}); run: chmod 600 {path}")
         check = None if parsed_args.offline else self._check(origin)
         key = check and check.api_key
         return self.column_names, (
             settings.base_url,
             settings.profile,
             credentials.mask(settings.api_key or ""),
-            (origin or "not set") if settings.needs_api_key else "none is needed",
+            (origin or "not set") if settings.needs_api_key else "not needed",
             key and key.name,
             key and key.organization,
             key and key.email,
@@ -289,7 +291,7 @@ class StatusAuth(ShowOne):
                 error.hint = f"The key comes from {origin}. {hint_for(error) or ''}".rstrip()
             raise
         if not check.is_proved:
-            self.status(f"This server offers no information about keys; {_NOT_KNOWN}.")
+            self.status(f"This server provides no information about keys; {_NOT_KNOWN}.")
         return check
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
@@ -337,7 +339,7 @@ def _profile_to_store_in(settings: Settings, *, in_profile: bool) -> str | None:
     if in_profile and settings.profile is None:
         raise UsageError(
             "there is no active profile to store the key in",
-            hint="Name it: tinkex --profile NAME auth login --in-profile",
+            hint="Specify the profile: tinkex --profile NAME auth login --in-profile",
         )
     own = is_of_profile(settings.base_url, settings.origins.get("base_url"))
     _refuse_if_unused(settings, into_profile=in_profile or own)
@@ -347,8 +349,8 @@ def _profile_to_store_in(settings: Settings, *, in_profile: bool) -> str | None:
 def _require_keys(settings: Settings) -> None:
     if not settings.needs_api_key:
         raise UsageError(
-            f"{settings.base_url} is used without a key",
-            hint="Choose another service with --profile or --base-url.",
+            f"{settings.base_url} does not require a key",
+            hint="Choose another server with --profile or --base-url.",
         )
 
 
@@ -413,7 +415,7 @@ def _stored_key_in_use(settings: Settings, store: KeyStore) -> StoredKey:
     if key is None:
         raise SettingsError(
             f"no key is stored for {settings.base_url}",
-            hint="See the stored keys: tinkex auth status --offline",
+            hint="To see the stored keys: tinkex auth status --offline",
         )
     return key
 

@@ -270,7 +270,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         for name in (*parsed_args.columns, *getattr(parsed_args, "sort_columns", ())):
             if _normal(name) not in known:
                 others = self._unused_options(parsed_args)
-                more = others and f" Options of plugins that may add columns: {', '.join(others)}."
+                more = others and f" Plugin options that may add columns: {', '.join(others)}."
                 raise UsageError(
                     f"no column named {name!r}",
                     hint=f"Columns: {', '.join(column_names)}.{more or ''}",

@@ -87,8 +87,8 @@ class BatchRun(Command):
             metavar="<int>",
             type=_concurrency,
             default=None,
-            help=f"concurrent requests, at most {MAX_CONCURRENCY}, or auto: adapt to the service "
-            "(default: auto)",
+            help=f"number of concurrent requests, at most {MAX_CONCURRENCY}, or auto to adapt to "
+            "the service (default: auto)",
         )
         parser.add_argument(
             "--input-format",
@@ -174,7 +174,8 @@ class BatchRun(Command):
         if parsed_args.output is None and (parsed_args.resume or parsed_args.force):
             option = "--resume" if parsed_args.resume else "--force"
             raise UsageError(
-                f"{option} needs a file", hint="Name it with --output: --output answers.jsonl"
+                f"{option} requires --output with a file",
+                hint="For example: --output answers.jsonl",
             )
 
     def _results_file(
@@ -440,10 +441,10 @@ class _Batch:
         if file is None or self.command.is_temporary:
             return
         if summary.skipped == summary.rows:
-            say(f"Nothing to do: {file.name} already has all rows")
+            say(f"Nothing to do: {file.name} already contains all rows")
             return
         if summary.failed:
-            say(f"Rows that failed: {file.failed_path}")
+            say(f"Failed rows: {file.failed_path}")
         if isinstance(end, PromptsChanged):  # --resume would refuse them
             say(f"{file.done} rows are in {file.name}")
         elif end is not None or summary.failed:
@@ -465,9 +466,9 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="resume an interrupted batch")
     parser.add_argument("--force", action="store_true", help="replace an existing file")
     parser.add_argument(
-        "--ordered", action="store_true", help="sort the results by the order of the prompts"
+        "--ordered", action="store_true", help="write the results in the order of the prompts"
     )
-    add_formats(parser, ("json",), "output format; always JSON lines")
+    add_formats(parser, ("json",), "output format (always JSON lines)")
     parser.add_argument(
         "--with-tokens", action="store_true", help="add token ids and logprobs to the results"
     )

@@ -201,7 +201,7 @@ class PromptSource:
                     prompt = self._as_chat(prompt)
                     row = PromptRow(index, id, where, prompt, params, num_samples, {})
             except UnicodeDecodeError as error:
-                hint = "Convert it with iconv."
+                hint = "Convert the file to UTF-8 with iconv."
                 message = f"{where} is not UTF-8 text (byte {error.start})"
                 raise LocalError(message, hint=hint) from error
             except TinkexError as error:

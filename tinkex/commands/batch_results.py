@@ -88,14 +88,14 @@ class ResultsFile:
         if not self._path.is_file():
             raise UsageError(
                 f"{self.name} is not a regular file",
-                hint="Leave --output out to write results to standard output.",
+                hint="Omit --output to write the results to standard output.",
             )
         if force or self._is_blank():
             return
         if not resume:
             raise UsageError(
                 f"{self.name} already exists",
-                hint="Use --resume to resume it, or --force to start over.",
+                hint="Use --resume to resume the batch, or --force to start over.",
             )
         try:
             before = dict(json.loads(self._record_path.read_bytes())["made_by"])
@@ -129,7 +129,7 @@ class ResultsFile:
             if not acquire_lock(self._file):
                 raise LocalError(
                     f"another run is writing {self.name}",
-                    hint="Wait for it, or choose another file.",
+                    hint="Wait until it ends, or choose another file with --output.",
                 )
             self._opened = os.fstat(self._file.fileno())
             if resume:
@@ -161,7 +161,8 @@ class ResultsFile:
             with contextlib.suppress(OSError):
                 self._file.truncate(self._end)
             raise LocalError(
-                f"cannot write {self.name}: {error.strerror}", hint="Its lines are complete."
+                f"cannot write {self.name}: {error.strerror}",
+                hint="All lines in the file are complete.",
             ) from error
         self._starts[index] = self._end
         self._end += len(line)
@@ -182,7 +183,7 @@ class ResultsFile:
             how = "moved or removed" if moved else "changed by another program"
             raise ResultsMoved(
                 f"{self.name} was {how} during the batch",
-                hint="Put it back before you resume; without it, all rows are sampled again.",
+                hint="Restore the file before you resume. Otherwise, all rows are sampled again.",
             )
 
     def write_failed(self, record: Mapping[str, Any]) -> None:
@@ -214,7 +215,7 @@ class ResultsFile:
         except OSError as error:
             raise LocalError(
                 f"cannot sort {self.name}: {error.strerror}",
-                hint="It contains all results, in order of completion.",
+                hint="The file contains all results, in order of completion.",
             ) from error
 
     def close(self) -> None:
@@ -240,7 +241,7 @@ class ResultsFile:
                 if index is None or not index < len(self._starts):
                     raise LocalError(
                         f"{self.name}, line {number} is not a result of this run",
-                        hint="Remove it, or start over with --force.",
+                        hint="Remove that line, or start over with --force.",
                     )
                 if index not in self:
                     self._starts[index] = self._end

@@ -76,8 +76,8 @@ class UsageBilling(_CsvLister):
     """Show aggregated usage and its cost."""
 
     notes = (
-        "Amounts are gross estimates in US dollars, before credits, not an invoice. The data lags\n"
-        "by up to a few hours."
+        "Amounts are gross estimates in US dollars before credits, not an invoice. The data may\n"
+        "lag by a few hours."
     )
     column_names = ("day", *_SUMS)
     droppable = _SUMS[5::-1]
@@ -94,7 +94,7 @@ class UsageBilling(_CsvLister):
             dest="since",
             metavar="<when>",
             type=moment,
-            help="start: how long ago (30d, 12h), a date, a time, yesterday (default: 7d)",
+            help="start: an age (30d, 12h), a date, a time, or 'yesterday' (default: 7d)",
         )
         parser.add_argument(
             "--to", metavar="<when>", type=moment, help="end, in the same forms (default: now)"
@@ -103,12 +103,14 @@ class UsageBilling(_CsvLister):
             "--by",
             choices=_DIMENSIONS,
             default="day",
-            help="dimension to aggregate by; event: every row of the service (default: day)",
+            help="dimension to aggregate by; event: every row that the service returns "
+            "(default: day)",
         )
         parser.add_argument(
             "--csv",
             metavar="<file>",
-            help="also write every row of the service to this CSV file; -: standard output",
+            help="also write every row that the service returns to this CSV file; -: standard "
+            "output",
         )
         parser.add_argument(
             "--sessions-csv",
@@ -171,7 +173,7 @@ class UsageBilling(_CsvLister):
 
 
 class CheckpointStorageBilling(_CsvLister):
-    """Show the storage of checkpoints, and its cost."""
+    """Show checkpoint storage and its cost."""
 
     notes = "Costs are for a month of 720 hours."
     column_names = (
@@ -193,7 +195,10 @@ class CheckpointStorageBilling(_CsvLister):
             "--project-id", metavar="<id>", type=non_empty, help="only checkpoints in this project"
         )
         parser.add_argument(
-            "--csv", metavar="<file>", help="also write rows to this CSV file; -: standard output"
+            "--csv",
+            metavar="<file>",
+            help="also write every row that the service returns to this CSV file; -: standard "
+            "output",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -210,7 +215,9 @@ class CheckpointStorageBilling(_CsvLister):
         total = sum(row.estimated_monthly_cost_usd or 0.0 for row in storage.rows)
         count = sum(row.checkpoint_count for row in storage.rows)
         size = Size(sum(row.size_bytes for row in storage.rows)).human_readable()
-        self.status(f"{count} checkpoints, {size}, ${total:,.2f} a month. Data may lag 1-2 hours.")
+        self.status(
+            f"{count} checkpoints, {size}, ${total:,.2f} a month. The data may lag by 1-2 hours."
+        )
         return self.column_names, [(*cells(row, names), storage.rate) for row in storage.rows]
 
 
@@ -219,7 +226,8 @@ class EstimateBilling(ShowOne):
 
     notes = (
         "The tokens are counted with the model's tokenizer, without a request to the service. "
-        "Without --prices, only tokens are counted. For sampling: tinkex run batch --estimate"
+        "Without --prices, only tokens are counted. "
+        "To estimate sampling: tinkex run batch --estimate"
     )
     column_names = (
         *("base_model", "rows", "examples", "tokens", "trained_tokens", "epochs", "train_tokens"),
@@ -340,7 +348,7 @@ def find_prices(command: Command | ShowOne, name: str | None, model: str) -> Tok
         try:
             content = probe.get(name, timeouts, settings.pool_options)
         except TinkexError as error:
-            error.hint = error.hint or "Check the URL after --prices."
+            error.hint = error.hint or "Check the URL given with --prices."
             raise
         return parse(content, name, model)
     return parse(read_bytes(name, None, _MOST_PRICES), name, model)

@@ -163,7 +163,9 @@ class SaveCheckpoint(ShowOne):
             help="file for the metadata of the checkpoint (JSON), required; - for standard output",
         )
         parser.add_argument(
-            "--name", metavar="<name>", help="name (default: derived from the base model)"
+            "--name",
+            metavar="<name>",
+            help="name of the checkpoint (default: derived from the base model)",
         )
         parser.add_argument(
             "--rank",
@@ -172,7 +174,10 @@ class SaveCheckpoint(ShowOne):
             help=f"LoRA rank, from 1 to {MAX_RANK} (default: {DEFAULT_RANK})",
         )
         parser.add_argument(
-            "--seed", metavar="<int>", type=integer(0), help="random seed (default: a new one)"
+            "--seed",
+            metavar="<int>",
+            type=integer(0),
+            help="random seed (default: a random number)",
         )
         for part, words in _PARTS.items():
             parser.add_argument(
@@ -191,7 +196,7 @@ class SaveCheckpoint(ShowOne):
         if output is None:
             raise UsageError(
                 "--output is required for checkpoint command",
-                hint="Name a file for the metadata: --output checkpoint.json",
+                hint="Specify a file for the metadata: --output checkpoint.json",
             )
         name = _checked_name(parsed_args.name)
         if output != "-":
@@ -248,14 +253,14 @@ class SaveCheckpoint(ShowOne):
         if TinkerPath.from_string(path).checkpoint_type in ("sampler", "external"):
             raise UsageError(
                 f"{path} has no training state to resume from",
-                hint="Use a path tinker://RUN/weights/NAME, or start over with --base-model.",
+                hint="Use a tinker://RUN/weights/NAME path, or start over with --base-model.",
             )
         fixed = [f"--{x}" for x in ("rank", "seed") if getattr(parsed_args, x) is not None]
         fixed += [f"--no-train-{x}" for x in _PARTS if not getattr(parsed_args, f"train_{x}")]
         if fixed:
             raise UsageError(
                 f"{', '.join(fixed)} cannot change the configuration of a checkpoint",
-                hint="Omit it, or start over with --base-model.",
+                hint="Omit these options, or start over with --base-model.",
             )
         return self.client.create_training_client_from_checkpoint(path)
 
@@ -267,14 +272,14 @@ class SaveCheckpoint(ShowOne):
         except LocalError as error:
             raise LocalError(
                 f"{error}; the checkpoint itself is saved: {self.result['weights_path']}",
-                hint="Free some space or choose another --output.",
+                hint="Free some space, or choose another file with --output.",
             ) from error
 
 
 def _checked_name(name: str | None) -> str | None:
     if name is not None and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}", name):
         raise UsageError(
-            f"not a checkpoint name: {name[:80]!r}",
+            f"invalid checkpoint name: {name[:80]!r}",
             hint="Use at most 255 letters, digits, '_', '-' and '.', not starting with '-' or '.'.",
         )
     return name

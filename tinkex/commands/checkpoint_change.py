@@ -65,8 +65,8 @@ class BulkChange(Lister):
         parser.add_argument(
             "--force",
             action="store_true",
-            help="also change checkpoints whose name is shared by one of another kind, on a "
-            "server whose ids do not distinguish them: either or both may be changed",
+            help="also change a checkpoint that the server cannot distinguish from one of another "
+            "kind with the same name; either or both may be changed",
         )
 
     def select(self, parsed_args: argparse.Namespace) -> dict[str, Checkpoint]:
@@ -165,8 +165,8 @@ class BulkChange(Lister):
         if self._interrupt is not None:
             if self._tried > 1:
                 self.app.warn(
-                    f"At least {len(self.result)} of {self._tried} were {self.done} before that, "
-                    f"as listed above; up to {CONCURRENCY} more may have been.",
+                    f"At least {len(self.result)} of {self._tried} checkpoints were {self.done}, "
+                    f"as listed above; up to {CONCURRENCY} more may have been {self.done}.",
                     prefix="",
                 )
             raise self._interrupt
@@ -223,7 +223,7 @@ class _Visibility(BulkChange):
 
 
 class PublishCheckpoint(_Visibility):
-    """Make checkpoints public to all who know their path."""
+    """Make checkpoints public to anyone who knows their path."""
 
     public = True
     doing, done = "Publishing", "published"
@@ -260,8 +260,8 @@ class SetTtlCheckpoint(BulkChange):
             "--ttl",
             metavar="<time>",
             type=duration(bare="s"),
-            help="time to live from now on, from 1 hour to 10 years: seconds, or 12h, 7d, 1y; "
-            "the service deletes the checkpoint afterwards",
+            help="time after which the service deletes the checkpoint, from 1 hour to 10 years: "
+            "seconds, or 12h, 7d, 1y",
         )
         what.add_argument("--remove", action="store_true", help="remove the expiry time")
         parser.add_argument(
@@ -378,7 +378,7 @@ class CopyCheckpoint(ShowOne):
                 hint=f"Use --source-api-key @FILE, or set {TOKEN_VARIABLE}.",
             )
         if argument == "-" and self.app.option("api_key") == "-":
-            raise UsageError("standard input can hold only one key")
+            raise UsageError("only one key can be read from standard input")
         return read_argument(argument, self.app.stdin)
 
 

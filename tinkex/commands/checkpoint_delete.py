@@ -64,8 +64,8 @@ class DeleteCheckpoint(_Deletion):
     _description = "Delete checkpoints; without a terminal, paths are deleted without confirmation."
     column_names = ("tinker_path", "deleted", "error")
     notes = (
-        "'echo n | tinkex checkpoint delete PATH' deletes, because standard input is only read\n"
-        "from a terminal. Without a terminal, filters require --yes."
+        "'echo n | tinkex checkpoint delete PATH' deletes the checkpoint, because tinkex reads\n"
+        "the answer from a terminal only. Without a terminal, filters require --yes."
     )
     examples = (
         "tinkex checkpoint delete tinker://run-old/weights/0001",
@@ -128,14 +128,14 @@ class DeleteCheckpoint(_Deletion):
 
 
 class PruneCheckpoint(_Deletion):
-    """Delete checkpoints by rules, after confirmation."""
+    """Delete checkpoints by retention rules."""
 
     column_names = ("tinker_path", "size_bytes", "time", "action", "reason", "error")
     droppable = ("error", "size_bytes", "time", "action")
     notes = (
         "Rules apply to each run and each type of checkpoint separately. A checkpoint is deleted\n"
-        "only if no rule keeps it. Published checkpoints and the newest of each run and type are\n"
-        "kept unless the options say otherwise."
+        "only if no rule keeps it. Published checkpoints, and the newest checkpoint of each run\n"
+        "and type, are kept unless the options say otherwise."
     )
     examples = (
         "tinkex checkpoint prune --keep-last 3 --dry-run",
@@ -163,7 +163,7 @@ class PruneCheckpoint(_Deletion):
         if all(rules[name] is None for name in names[:3]):
             raise UsageError(
                 "at least one retention rule is required",
-                hint="Give --keep-last, --keep-every or --older-than.",
+                hint="Add --keep-last, --keep-every or --older-than.",
             )
         policy = Policy(**rules)
         decisions = plan(self.select(parsed_args).values(), policy, datetime.now(UTC))
@@ -208,7 +208,7 @@ class PruneCheckpoint(_Deletion):
         if size is not None and rate is not None:
             saved = size / _GIGABYTE * rate
             amount = f"about ${saved:,.2f}" if saved >= 0.005 or not saved else "less than $0.01"
-            self.status(f"That saves {amount} a month, at ${rate:g} a gigabyte.")
+            self.status(f"That saves {amount} a month, at ${rate:g} per gigabyte.")
 
 
 def _add_rules(group: argparse._ArgumentGroup) -> None:
@@ -220,19 +220,21 @@ def _add_rules(group: argparse._ArgumentGroup) -> None:
         metavar="<int>",
         type=integer(1),
         help="keep checkpoints whose step (the number at the end of the name) is a multiple of "
-        "this, and those without a step",
+        "this number, and checkpoints without a step",
     )
     group.add_argument(
         "--older-than",
         metavar="<time>",
         type=duration(),
-        help="keep checkpoints younger than this: 12h, 7d",
+        help="keep checkpoints that are younger than this age (12h, 7d)",
     )
     group.add_argument(
         "--include-published", action="store_true", help="also delete published checkpoints"
     )
     group.add_argument(
-        "--include-newest", action="store_true", help="also delete the newest of each run and type"
+        "--include-newest",
+        action="store_true",
+        help="also delete the newest checkpoint of each run and type",
     )
 
 

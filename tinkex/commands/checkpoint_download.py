@@ -145,15 +145,15 @@ class DownloadCheckpoint(_Fetching):
             "--output",
             metavar="<dir>",
             default=".",
-            help="output directory, created if missing (default: the current one); several "
-            "checkpoints are written to <run>/<kind>/<name> in it, or to <kind>/<name> if only "
-            "--run-id is given, as with 'checkpoint sync'",
+            help="output directory, created if missing (default: the current directory); several "
+            "checkpoints are written to <run>/<kind>/<name> in it or, if only --run-id is given, "
+            "to <kind>/<name>, as with 'checkpoint sync'",
         )
         parser.add_argument(
             "--force",
             action="store_true",
-            help="replace existing files once the new ones are complete; without it, a download of "
-            "several checkpoints skips those already complete",
+            help="replace existing files once the new files are complete; without --force, a "
+            "download of several checkpoints skips the checkpoints that are already complete",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -163,12 +163,12 @@ class DownloadCheckpoint(_Fetching):
         target, run_id = user_path(parsed_args.output), parsed_args.run_id
         if parsed_args.checkpoint_type and not run_id:
             raise UsageError(
-                "--type requires --run-id", hint="A path already contains the type; omit --type."
+                "--type requires --run-id", hint="The path already contains the type; omit --type."
             )
         if not parsed_args.tinker_paths and not run_id:
             raise UsageError(
                 "no checkpoint is given",
-                hint="Give a path, or --run-id for all checkpoints of a run.",
+                hint="Specify a path, or use --run-id to download all checkpoints of a run.",
             )
         named = paths = arguments.checkpoint_paths(self, parsed_args.tinker_paths)
         if len(paths) == 1 and not run_id:
@@ -233,7 +233,8 @@ class SyncCheckpoint(_Fetching):
             metavar="<time>",
             type=interval(),
             default="60s",
-            help="polling interval for --watch: seconds, or 30s, 5m; at least 1s (default: 60s)",
+            help="polling interval for --watch in seconds, or with a unit (30s, 5m); at least 1s "
+            "(default: 60s)",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -300,12 +301,13 @@ class VerifyCheckpoint(Lister):
             "directories",
             metavar="<dir>",
             nargs="+",
-            help="directory of a downloaded checkpoint, or one with several below it",
+            help="directory of a downloaded checkpoint, or a directory with several downloaded "
+            "checkpoints in it",
         )
         parser.add_argument(
             "--strict",
             action="store_true",
-            help="also fail for files that the download did not write",
+            help="also fail if there are files that the download did not write",
         )
         parser.add_argument(
             "--fix-config",

@@ -13,7 +13,7 @@ from tinkex.files import xdg_directory
 SHELLS = ("bash", "zsh", "fish")
 #: What the user must do after --install.
 _NEXT = {
-    "bash": "The package bash-completion loads it in new shells.",
+    "bash": "The bash-completion package loads it in new shells.",
     "zsh": "In ~/.zshrc, before compinit: fpath=({directory} $fpath)",
     "fish": "New shells load it.",
 }
@@ -40,7 +40,7 @@ class Complete(Command):
         what.add_argument(
             "--line",
             metavar="<text>",
-            help="print the completions at the end of this command line (used by the scripts)",
+            help="print the completions of this command line (used by the completion scripts)",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:

@@ -81,7 +81,7 @@ class _OneSetting(ShowOne):
             metavar="<setting>",
             choices=(*DESCRIPTIONS, *(sections.names() if is_of_plugin else ())),
             help=f"name of a setting: {', '.join(DESCRIPTIONS)}, or "
-            "plugins.DISTRIBUTION.SETTING of a plugin",
+            "plugins.DISTRIBUTION.SETTING for a plugin",
         )
 
 
@@ -147,7 +147,8 @@ class SetConfig(_Change):
         parser.add_argument(
             "value",
             metavar="<value>",
-            help="value; - reads api_key or headers from standard input, @FILE from a file",
+            help="value of the setting; - reads api_key or headers from standard input, @FILE from "
+            "a file",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -235,6 +236,6 @@ def checked_value(name: str, text: str, stdin: Any) -> Any:
         )
     if name == "format" and not Formatters.known(value):
         raise UsageError(
-            f"no format named {value!r}", hint="See the formats: tinkex help config show"
+            f"no format named {value!r}", hint="To see the formats: tinkex help config show"
         )
     return value

@@ -177,7 +177,7 @@ def _key(settings: Settings) -> CheckResult:
     from tinkex.settings import stray_key
 
     if not settings.needs_api_key:
-        return _result("key", "ok", "none is needed")
+        return _result("key", "ok", "not needed")
     try:
         key = settings.credential() or ""
     except TinkexError as error:
@@ -198,13 +198,16 @@ def _plugins() -> list[CheckResult]:
     inventory = Inventory()
     found = []
     for ep, owner, problem in inventory.problems():
-        hint = f"See: tinkex plugin show {owner.name}; without it: {plugins.turn_off(owner.name)}"
+        hint = (
+            f"See: tinkex plugin show {owner.name}. "
+            f"To run without it: {plugins.turn_off(owner.name)}"
+        )
         detail = f"{owner.name} {owner.version}: {ep.group}: {ep.name}: {problem}"
         found.append(_result("plugins", "warning", detail, hint))
     for text in plugins.installed(tuple(sys.path)).unreadable:
         found.append(_result("plugins", "warning", text, "Reinstall or remove it with pip."))
     if unknown := inventory.not_installed():
-        detail = f"{plugins.ONLY} names no installed plugin: {', '.join(unknown)}"
+        detail = f"{plugins.ONLY} lists plugins that are not installed: {', '.join(unknown)}"
         found.append(_result("plugins", "warning", detail, "See: tinkex plugin list"))
     used = {
         plugins.owner_of(ep)
@@ -259,6 +262,6 @@ def _space(name: str, path: Path) -> CheckResult:
     if not os.access(existing, os.W_OK):
         return _result(name, "warning", f"{existing} is not writable", "Use another directory.")
     if free < _LOW_SPACE:
-        hint = "Free some space, or name another directory with --output."
+        hint = "Free some space, or choose another directory with --output."
         return _result(name, "warning", detail, hint)
     return _result(name, "ok", detail)

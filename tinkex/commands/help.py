@@ -25,15 +25,15 @@ _GROUPS = {
 }
 _IN_SHELL = """
 in this shell:
-  profile use <name>    use another profile, in this shell only
-  <command> | less      pipe the output to a command of the system
+  profile use <name>    switch to another profile, in this shell only
+  <command> | less      pipe the output to a system command
   <command> > <file>    write the output to a file; >> appends
   exit                  leave the shell (also Ctrl-D)
 """
 
 
 class Help(Command):
-    """Show help: of the program, of a noun, or of one command."""
+    """Show help for the program, a noun or a command."""
 
     notes = "'help options' describes the common options."
     examples = ("tinkex help", "tinkex help checkpoint list", "tinkex help options")

@@ -67,7 +67,8 @@ def read_model_path(text: str, resolve: Callable[[str], str] | None = None) -> M
     if not path.is_dir():
         raise LocalError(
             f"--model-path does not exist: {text}",
-            hint="Give tinker://RUN/sampler_weights/NAME or a directory with adapter_config.json.",
+            hint="Specify tinker://RUN/sampler_weights/NAME, or a directory that contains "
+            f"{ADAPTER_CONFIG}.",
         )
     known = _from_json(_load(path / manifest.NAME), "tinker_path")
     config = _load(path / ADAPTER_CONFIG)
@@ -137,7 +138,8 @@ def read_prompt(text: str | None, file: str | None, stdin: TextIO | None = None)
             prompt = prompt_in(read_bytes(file, stdin).decode("utf-8-sig"))
         except UnicodeDecodeError as error:
             raise LocalError(
-                f"{file} is not UTF-8 text (byte {error.start})", hint="Convert it with iconv."
+                f"{file} is not UTF-8 text (byte {error.start})",
+                hint="Convert the file to UTF-8 with iconv.",
             ) from error
     if not prompt:
         raise UsageError("the prompt is empty", hint=_EXAMPLE)
@@ -158,7 +160,8 @@ def read_messages(file: str, stdin: TextIO | None = None) -> list[dict[str, Any]
         value = json.loads(read_bytes(file, stdin).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise LocalError(
-            f"{file} is not UTF-8 text (byte {error.start})", hint="Convert it with iconv."
+            f"{file} is not UTF-8 text (byte {error.start})",
+            hint="Convert the file to UTF-8 with iconv.",
         ) from error
     except (ValueError, RecursionError) as error:
         many = "; for several conversations: tinkex run batch"

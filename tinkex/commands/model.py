@@ -36,6 +36,6 @@ class ListModel(Lister):
         if wanted and not self.result:
             raise UsageError(
                 f"no model name contains {parsed_args.substring[:80]!r}",
-                hint="'tinkex model list' shows all models of this service and key.",
+                hint="'tinkex model list' shows all models of this service that your key can use.",
             )
         return self.column_names, [cells(model, self.column_names) for model in self.result]

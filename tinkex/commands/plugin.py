@@ -76,7 +76,9 @@ class ListPlugin(Lister):
         for text in plugins.installed(tuple(sys.path)).unreadable:
             self.status(text)
         if unknown := inventory.not_installed():
-            self.status(f"{plugins.ONLY} names no installed plugin: {', '.join(unknown)}")
+            self.status(
+                f"{plugins.ONLY} lists plugins that are not installed: {', '.join(unknown)}"
+            )
         if not rows:
             self.status("No plugins are installed.")
             self.presentation.empty = ""  # a table need not repeat it
@@ -97,7 +99,9 @@ class ShowPlugin(ShowOne):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "name", metavar="<distribution>", help="name of the distribution, as pip knows it"
+            "name",
+            metavar="<distribution>",
+            help="name of the plugin's distribution, as pip lists it",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -133,7 +137,9 @@ class NewPlugin(ShowOne):
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("name", metavar="<name>", help="name of the distribution: tinkex-stats")
+        parser.add_argument(
+            "name", metavar="<name>", help="name of the distribution, such as tinkex-stats"
+        )
         parser.add_argument(
             "--noun",
             metavar="<word>",
@@ -360,9 +366,13 @@ def write_files(texts: Mapping[str, str], directory: Path) -> None:
     is_new = not directory.exists()
     try:
         if directory.is_dir() and any(directory.iterdir()):
-            raise LocalError(f"{directory} is not empty", hint="Choose another with --directory.")
+            raise LocalError(
+                f"{directory} is not empty", hint="Choose another directory with --directory."
+            )
         if os.path.lexists(directory) and not directory.is_dir():
-            raise LocalError(f"{directory} is a file", hint="Choose another with --directory.")
+            raise LocalError(
+                f"{directory} is a file", hint="Choose another directory with --directory."
+            )
         for name, text in texts.items():
             path = directory / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -80,7 +80,7 @@ class AddProfile(ShowOne):
         parser.add_argument(
             "--server",
             choices=tuple(SERVERS),
-            help="use the default address of this server, and a placeholder key if it needs none",
+            help="use the default URL of this server, and a placeholder key if it requires no key",
         )
         for name, metavar, meaning in (
             ("api-key-command", "<command>", "command that prints the API key"),
@@ -90,9 +90,9 @@ class AddProfile(ShowOne):
         ):
             parser.add_argument(f"--{name}", metavar=metavar, help=meaning)
         for name, meaning in (
-            ("allow-http", "allow sending the key over plain http to another machine"),
-            ("use", "make it the default profile"),
-            ("force", "replace a profile of this name"),
+            ("allow-http", "allow sending the key over unencrypted HTTP to another machine"),
+            ("use", "make this profile the default"),
+            ("force", "replace an existing profile of this name"),
         ):
             parser.add_argument(f"--{name}", action="store_true", help=meaning)
 
@@ -100,7 +100,7 @@ class AddProfile(ShowOne):
         name = parsed_args.name
         if not re.fullmatch(r"\w[\w.@-]*", name) or without_keys(name) != name:
             raise UsageError(
-                f"not a name for a profile: {name[:40]!r}",
+                f"invalid profile name: {name[:40]!r}",
                 hint="Use letters, digits, '-', '_', '.' and '@'.",
             )
         written = file.profiles_in(file.read(file.config_path()))
@@ -119,7 +119,9 @@ class AddProfile(ShowOne):
             self.app.warn(warning)
         has_key = not {*CREDENTIAL, "http_pool"}.isdisjoint(values)
         if not has_key and values.get("base_url", DEFAULT_BASE_URL) != DEFAULT_BASE_URL:
-            self.status(f"It has no key yet: tinkex --profile {name} auth login")
+            self.status(
+                f"The profile has no key yet. To add a key: tinkex --profile {name} auth login"
+            )
         self.result = {"name": name} | {k: credentials.masked(k, v) for k, v in values.items()}
         return self.column_names, _row(name, values, active=parsed_args.use)
 
@@ -189,7 +191,7 @@ class RemoveProfile(_OneProfile):
         super().add_arguments(parser)
         parser.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
         parser.add_argument(
-            "--force", action="store_true", help="remove it even if it is the active one"
+            "--force", action="store_true", help="remove the profile even if it is active"
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -205,7 +207,8 @@ class RemoveProfile(_OneProfile):
         active = settings.chosen_profile(self.app.option("profile"))
         if name == active and not parsed_args.force:
             raise UsageError(
-                f"the profile {name!r} is active", hint="Switch to another one, or add --force."
+                f"the profile {name!r} is active",
+                hint="Switch to another profile, or add --force.",
             )
         has_key = any(profiles[name].get(key) for key in CREDENTIAL)
         with_key = " and the API key in it" if has_key else ""

@@ -91,7 +91,7 @@ class Sample(Lister):
             "--json",
             action="store_true",
             dest="whole_json",
-            help="the whole response as JSON, with token ids and logprobs",
+            help="print the whole response as JSON, with token ids and logprobs",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -340,7 +340,7 @@ class ListRun(Lister):
             "--model",
             metavar="<text>",
             type=non_empty,
-            help="runs whose base model contains this text (case-insensitive)",
+            help="only runs whose base model contains this text (case-insensitive)",
         )
         arguments.add_scope(parser)
         arguments.add_order(

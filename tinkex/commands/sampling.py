@@ -80,8 +80,8 @@ def _without_checkpoint(name: str, base_model: str | None) -> UsageError:
     hint = f"To sample its base model: --base-model {base_model}"
     if (directory / ADAPTER_CONFIG).is_file():
         add = f"tinkex local checkpoint add {shlex.quote(str(directory))}"
-        hint = f"To sample it on this machine: {add}; its base model: --base-model {base_model}"
-    what = f"{name} does not name its checkpoint, and the service cannot read local files"
+        hint = f"To sample it on this machine: {add}. {hint}"
+    what = f"{name} does not contain the path of a checkpoint on the service"
     return UsageError(what, hint=hint)
 
 
@@ -132,7 +132,7 @@ def add_chat_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chat",
         action="store_true",
-        help="treat the prompt as a user message: apply the chat template",
+        help="treat the prompt as a user message, and apply the chat template",
     )
     parser.add_argument(
         "--system", metavar="<text>", type=non_empty, help="system message; implies --chat"

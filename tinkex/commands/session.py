@@ -41,8 +41,8 @@ class ListSession(Lister):
             "-l",
             "--long",
             action="store_true",
-            help="show names, runs and samplers in every format, not only in tables (one more "
-            "request for each session)",
+            help="show names, runs and samplers in every format, not only in tables (sends "
+            "one more request for each session)",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -131,7 +131,10 @@ class SearchSession(Lister):
             "words", metavar="<words>", nargs="*", help="words in the name (case-insensitive)"
         )
         parser.add_argument(
-            "--session-id", metavar="<session_id>", type=non_empty, help="the session with this id"
+            "--session-id",
+            metavar="<session_id>",
+            type=non_empty,
+            help="only the session with this id",
         )
         repeatable(
             "--metadata",
@@ -149,7 +152,7 @@ class SearchSession(Lister):
             "--owner",
             metavar="<urn>",
             type=non_empty,
-            help="sessions of this user instead of your own, or 'all'; may be repeated",
+            help="sessions of this user instead of your own ('all': of all users); may be repeated",
         )
         repeatable(
             "--status",
@@ -174,14 +177,14 @@ class SearchSession(Lister):
         self.result = page = self.client.sessions.search(query, parsed_args.limit or None)
         self.app.remember("sessions", [session.session_id for session in page])
         if page.total is None:
-            self.status(f"{_counted(page)} shown of more; --limit 0 shows all.")
+            self.status(f"{_counted(page)} shown; there are more. --limit 0 shows all.")
         return self.column_names, [cells(session, self.column_names) for session in page]
 
 
 class ExportTraceSession(ShowOne):
     """Export the timeline of a session as a Perfetto trace."""
 
-    notes = "View it at https://ui.perfetto.dev."
+    notes = "View the file at https://ui.perfetto.dev."
     operation = "Trace export"
     is_action = True
     column_names = ("session_id", "url", "destination", "file_size_bytes")
@@ -194,7 +197,7 @@ class ExportTraceSession(ShowOne):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("session_id", metavar="<session_id>", help="id of the session")
         parser.add_argument(
-            "-o", "--output", metavar="<file>", help="file (default: <session_id>.pftrace)"
+            "-o", "--output", metavar="<file>", help="output file (default: <session_id>.pftrace)"
         )
         parser.add_argument("--force", action="store_true", help="replace an existing file")
         parser.add_argument(
@@ -210,7 +213,7 @@ class ExportTraceSession(ShowOne):
         session_id, output = parsed_args.session_id, parsed_args.output
         if parsed_args.url_only:
             if output:
-                raise UsageError("--url-only writes no file", hint="Omit --output.")
+                raise UsageError("use either --url-only or --output", hint="Omit --output.")
             self.result = self.client.sessions.trace_url(session_id)
             return self.column_names, (session_id, self.result, None, None)
         if output:

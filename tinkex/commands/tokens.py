@@ -177,8 +177,8 @@ def _token_ids(row: PromptRow, tokenizer: Tokenizer) -> list[int]:
     if why := why_not_token_ids(tokens):
         raise UsageError(
             f"{row.where}: not token ids: {why}",
-            hint="Token ids are numbers, such as [9707, 11]; for ids on each line: "
-            "--input-format text; for text: tinkex tokens encode",
+            hint="Token ids are numbers, such as [9707, 11]. If each line contains token ids, add "
+            "--input-format text. To encode text: tinkex tokens encode",
         )
     ids = list(map(int, tokens))
     for token in ids:

@@ -35,7 +35,7 @@ _EVENTS = {
 class WatchRun(Command):
     """Follow a training run."""
 
-    notes = "Ends when the run fails, or with Ctrl-C; the run itself continues."
+    notes = "Ends when the run fails. Ctrl-C ends the command, but not the run."
     examples = ("tinkex run watch run-123", "tinkex run watch @latest --interval 1m --json")
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -65,7 +65,7 @@ class WatchRun(Command):
 
 
 class WaitRun(ShowOne):
-    """Wait until a training run saves a checkpoint or idles."""
+    """Wait until a training run saves a checkpoint or is idle."""
 
     is_action = True
     column_names = ("training_run_id", "condition", "subject", "last_request_time")
@@ -81,8 +81,9 @@ class WaitRun(ShowOne):
             metavar="<condition>",
             action="append",
             default=[],
-            help="checkpoint (any new one), checkpoint:NAME (may be a pattern), or idle:TIME (no "
-            "request for this time); repeatable: waits until one is met (default: idle:10m)",
+            help="checkpoint (any new checkpoint), checkpoint:NAME (may be a pattern), or "
+            "idle:TIME (no request for this time); may be repeated, to wait for the first "
+            "condition that is met (default: idle:10m)",
         )
         parser.add_argument(
             "--max-wait",
@@ -132,7 +133,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="<time>",
         type=interval(),
         default=_INTERVAL,
-        help="polling interval: seconds, or with a unit: 30s, 5m; at least 1s (default: 10s)",
+        help="polling interval in seconds, or with a unit (30s, 5m); at least 1s (default: 10s)",
     )
 
 
@@ -191,6 +192,6 @@ def _condition(text: str) -> Condition:
     if kind == "idle" and value:
         return Condition(idle=parse_duration(value))
     raise UsageError(
-        f"not a condition: {text[:80]!r}",
-        hint="Give --until checkpoint, checkpoint:NAME or idle:10m.",
+        f"invalid condition: {text[:80]!r}",
+        hint="Use --until checkpoint, checkpoint:NAME or idle:10m.",
     )

@@ -228,7 +228,7 @@ SCENARIOS = {
         "auth login --with-token",
         "re:Logged in: stored the key .*\n",
         on={"official": "re:Logged in as ada@example.org .*\n"},
-        refused={"local": "http://local.tinkex.invalid is used without a key"},
+        refused={"local": "http://local.tinkex.invalid does not require a key"},
         stdin="{key}\n",
     ),
     "auth status": Scenario("auth status", r"re:Base URL: (.|\n)*Latency \(ms\): \d+\n"),
@@ -236,6 +236,6 @@ SCENARIOS = {
         "auth whoami",
         r"re:Email: ada@example.org\n(.|\n)*",
         refused=lacking("information about keys", *OPEN)
-        | {"local": "http://local.tinkex.invalid is used without a key"},
+        | {"local": "http://local.tinkex.invalid does not require a key"},
     ),
 }  # fmt: skip

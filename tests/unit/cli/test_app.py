@@ -110,7 +110,7 @@ NOUNS = {"checkpoint": "Checkpoint", "run": "Sampling"}
         ("checkpoint --base-model m", "--output is required for checkpoint command"),
         ("checkpoint --base-model m --model-path p --output o", "use either"),
         ("checkpoint --base-model m --output /", "it is a directory"),
-        ("checkpoint --base-model m --output o --name a/b", "not a checkpoint name"),
+        ("checkpoint --base-model m --output o --name a/b", "invalid checkpoint name"),
         ("checkpoint --base-model m --output o --rank 0", "must be at least 1, not 0"),
         ("checkpoint --model-path no/such --output o", "does not exist"),
         ("run", "--base-model or --model-path is required for run command"),

@@ -175,9 +175,9 @@ def test_a_noun_alone_lists_its_commands():
 def test_commands_of_plugins_that_are_not_installed(words, plugin, monkeypatch):
     monkeypatch.setenv("TINKEX_PLUGINS", "")
     done = invoke(words)
-    assert f"It comes with {plugin}. TINKEX_PLUGINS does not name {plugin}." in done.stderr
+    assert f"comes with {plugin}. TINKEX_PLUGINS does not name {plugin}." in done.stderr
     monkeypatch.setattr(plugins, "find_distribution", lambda name: None)
-    assert f"It comes with {plugin}. Install it: pip install {plugin}" in invoke(words).stderr
+    assert f"comes with {plugin}. Install it: pip install {plugin}" in invoke(words).stderr
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_commands_of_plugins_that_are_not_installed(words, plugin, monkeypatch):
         ("none", "No such file or directory", "Check the name."),
         ("file/none", "Not a directory", "Check the name."),
         ("", "is empty", "Give a file name."),
-        (".", "Is a directory", "Specify a file in it."),
+        (".", "Is a directory", "Specify a file in the directory."),
         ("x" * 300, "File name too long", "Choose a shorter name."),
     ],
 )

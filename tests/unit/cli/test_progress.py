@@ -30,7 +30,7 @@ def test_a_wait_for_a_silent_server_is_shown(monkeypatch):
 
 def test_reasons():
     assert progress.reason_of(Wait("sampling", 3.2, queue_state="active")) == ""
-    assert progress.reason_of(WAIT) == " (paused_capacity: busy, again in 2 s)"
+    assert progress.reason_of(WAIT) == " (paused_capacity: busy, retrying in 2 s)"
 
 
 CAPABLE = pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_nesting(fields, expected):
 
 @pytest.mark.parametrize("field", ["", "a", "=1", "[a]=1", "a[=1", "a]=1", "a[b]c=1"])
 def test_what_is_no_field(field):
-    with pytest.raises(UsageError, match="not a field"):
+    with pytest.raises(UsageError, match="invalid field"):
         split_field(field)
 
 

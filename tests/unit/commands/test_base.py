@@ -116,10 +116,8 @@ def test_an_unknown_column_leads_to_the_option_that_may_add_it(fake_plugins):
     for words in (["-c", "ownr"], ["--sort-column", "ownr"]):
         done = invoke(["memo", "list", *words])
         assert "no column named 'ownr'" in done.stderr
-        assert done.stderr.endswith(
-            ". Options of plugins that may add columns: --owner (p-hook).\n"
-        )
-        assert "Options of plugins" not in invoke(["memo", "list", "--owner", *words]).stderr
+        assert done.stderr.endswith(". Plugin options that may add columns: --owner (p-hook).\n")
+        assert "Plugin options" not in invoke(["memo", "list", "--owner", *words]).stderr
 
 
 PLACES = """

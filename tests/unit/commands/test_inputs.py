@@ -161,5 +161,7 @@ def test_an_adapter_without_a_checkpoint_can_be_added_to_the_local_service(
     (tmp_path / "an export").mkdir()
     (tmp_path / "an export" / "adapter_config.json").write_text(json.dumps(ADAPTER))
     done = invoke(["run", "--model-path", name, "--prompt", "x", "--api-key", "k"])
-    assert "does not name its checkpoint" in done.stderr
-    assert "tinkex local checkpoint add 'an export'; its base model: --base" in done.stderr
+    assert "does not contain the path of a checkpoint" in done.stderr
+    assert (
+        "tinkex local checkpoint add 'an export'. To sample its base model: --base" in done.stderr
+    )

@@ -24,7 +24,7 @@ def test_plugin_list_shows_why_an_entry_point_is_not_used(fake_plugins, monkeypa
     adds = {"commands": ["greet", "greet all"], "formats": ["a"], "hooks": ["run list"]}
     assert tuple(rows["p-good"].values()) == ("p-good", "2.5", adds, None)
     assert rows["p-bad"]["error"] == "tinkex.commands: bad: ImportError: gone"
-    assert "tinkex itself has one of this name" in rows["p-shadow"]["error"]
+    assert "tinkex itself provides this name" in rows["p-shadow"]["error"]
     assert rows["p-one"]["error"].endswith("claimed by more than one plugin: also by p-two")
     assert "tinkex" not in rows
     everything = invoke(["plugin", "list", "--all", "-f", "json"]).rows
@@ -66,9 +66,9 @@ def test_plugin_list_shows_what_tinkex_plugins_says(fake_plugins, monkeypatch):
         errors = {row["distribution"]: row["error"] for row in done.rows}
         assert (errors["p-one"], errors["p-two"]) == (one, two)
         plain = invoke(["plugin", "list"]).stderr
-        assert plain.startswith("TINKEX_PLUGINS names no installed plugin: "), plain
+        assert plain.startswith("TINKEX_PLUGINS lists plugins that are not installed: "), plain
         assert ("p-nix (did you mean p-" in plain, "q-nix (" in plain) == (True, False)
-        assert "TINKEX_PLUGINS names no installed plugin: " in invoke(["doctor"]).stdout
+        assert "TINKEX_PLUGINS lists plugins that are not installed: " in invoke(["doctor"]).stdout
 
 
 EVERYTHING = """

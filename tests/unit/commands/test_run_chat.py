@@ -181,7 +181,7 @@ def test_a_batch_of_a_version_without_chat_is_resumed(tinkex, tmp_path):
         assert record["made_by"].pop(name) is None
     Path("out.batch.json").write_text(json.dumps(record))
     done = tinkex("run", "batch", "in.txt", "--output", "out.jsonl", "--resume")
-    assert "already has all rows" in done.stderr
+    assert "already contains all rows" in done.stderr
 
 
 # ---------------------------------------------------------------- logprobs

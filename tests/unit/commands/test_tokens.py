@@ -133,7 +133,11 @@ def test_no_control_character_reaches_a_terminal(tinkex, model, tmp_path):
         (["count", "-"], '{"prompt": ""}', "'prompt' must be a non-empty string"),
         (["count", "-"], '{"prompt": 1}\n', "'prompt' must be a non-empty string"),
         (["decode", "-"], "hello", 'standard input: not token ids: it is "hello"'),
-        (["decode", "-"], "[1]\n[2]\n", "such as [9707, 11]; for ids on each line: --input"),
+        (
+            ["decode", "-"],
+            "[1]\n[2]\n",
+            "such as [9707, 11]. If each line contains token ids, add --input",
+        ),
         (["decode", "-"], "1 9", "standard input: the tokenizer has no token 9\nHint: Check"),
         (["decode", "-"], "1 99999999999999999999", "item 2 is 999999999999"),
         (["decode", "-"], '{"prompt": "x"}', 'line 1: not token ids: it is "x"'),
