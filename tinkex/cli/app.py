@@ -321,7 +321,9 @@ class TinkexApp(cliff.app.App):
         self.command.result = list(shown.lines)
         self.display.clear()
         self.stdout.write("".join(f"{line}\n" for line in shown.lines))
-        self.status("Not sent. Any further request depends on the response.")
+        self.status(
+            "The request was not sent. Later requests depend on its response and are not shown."
+        )
         if not self.settings.needs_api_key:
             self.status(f"curl cannot reach the server of the HTTP pool {self.settings.http_pool}.")
         return EXIT_OK

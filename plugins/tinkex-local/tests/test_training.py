@@ -173,7 +173,7 @@ def test_a_request_whose_predecessor_never_arrives_fails_with_all_steps_after_it
     client.retrieve(done)
     assert client.post("retrieve_future", {"request_id": second}).json["type"] == "try_again"
     clock.now += runners.GAP_SECONDS + 1
-    assert "Request 2 of this model has not arrived" in client.retrieve(second)["error"]
+    assert "Request 2 for this model has not arrived" in client.retrieve(second)["error"]
     assert "the earlier request 3 failed" in client.retrieve(step)["error"]
     assert client.retrieve(saved)["path"].endswith("/weights/a")
     assert ("optim_step", run) not in engine.calls

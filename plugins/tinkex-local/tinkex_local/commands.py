@@ -102,7 +102,7 @@ class InfoLocal(ShowOne):
 
 
 class ResetLocal(ShowOne):
-    """Delete everything except models from the embedded service."""
+    """Delete everything except models from the local service."""
 
     operation = "reset"
     is_action = True

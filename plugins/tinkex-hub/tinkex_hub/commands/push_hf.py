@@ -55,7 +55,7 @@ class PushHfCheckpoint(ShowOne):
             "--repo",
             metavar="<repo>",
             type=non_empty,
-            help="repository, as owner/name (default: a repository of your account, named after "
+            help="repository, as owner/name (default: a repository in your account, named after "
             "the base model and run, with a branch named after the checkpoint)",
         )
         parser.add_argument(

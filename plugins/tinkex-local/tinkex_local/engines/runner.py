@@ -133,8 +133,8 @@ class Runner:
                     self._changed.wait(max(0.0, min(deadline - time.monotonic(), 1.0)))
             return
         error = OperationError(
-            f"Request {number} of this model has not arrived, so request {row['seq']} was not "
-            "computed"
+            f"Request {number} for this model has not arrived, so request {row['seq']} was not "
+            "processed"
         )
         with self._turn:
             self._fail(row, error, began=self._service.clock())

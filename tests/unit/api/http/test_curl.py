@@ -42,7 +42,7 @@ def test_every_command_shows_its_first_request_and_sends_nothing(command, tmp_pa
         assert shlex.split(line)[0] == "curl"
         assert "http://127.0.0.1:9/api/v1/" in line
     assert CANARY not in done.stdout + done.stderr
-    assert "Not sent" in done.stderr
+    assert "The request was not sent" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
