@@ -13,12 +13,11 @@ import ctypes
 import io
 import json
 import os
-import resource
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from unittest import mock
+
+from tests.full_disk import files_up_to
 
 #: From ``linux/capability.h``: the version of the call, and the powers to write and read anything.
 _VERSION_3, _DAC_OVERRIDE, _DAC_READ_SEARCH = 0x20080522, 1, 2
@@ -37,18 +36,6 @@ def give_up_power() -> None:
         data[place] &= ~(1 << _DAC_OVERRIDE | 1 << _DAC_READ_SEARCH)
     if libc.capset(header, data) != 0:
         raise OSError(ctypes.get_errno(), "capset")
-
-
-@contextmanager
-def files_up_to(longest: int | None) -> Iterator[None]:
-    """Let no file grow beyond *longest* bytes during the block."""
-    before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if longest is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (longest, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
-import signal
 import stat
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
+from tests.full_disk import files_up_to
 from tinkex.api import SamplingClient, Tokenizer
 from tinkex.exceptions import LocalError, OperationFailed
 from tinkex.testing import Invocation, invoke
@@ -322,16 +321,8 @@ def test_a_full_disk_keeps_the_previous_line(tmp_path: Path, monkeypatch):
     log = ConversationLog(str(file))
     log.write(messages("a", "b"), "m")
     before = file.read_bytes()
-    limit = len(before) + 10
 
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
-        with pytest.raises(LocalError, match="cannot write"):
-            log.write(messages("a", "b", "c" * 100, "d"), "m")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
-        signal.signal(signal.SIGXFSZ, handler)
+    with files_up_to(len(before) + 10), pytest.raises(LocalError, match="cannot write"):
+        log.write(messages("a", "b", "c" * 100, "d"), "m")
 
     assert file.read_bytes() == before

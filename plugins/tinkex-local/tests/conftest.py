@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -135,25 +133,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture
-def files_up_to() -> Any:
-    """Return a context in which this process writes no file longer than a size: a full disk.
-
-    Not for a whole test: pytest reports its outcome before it ends the fixtures, maybe to a file.
-    """
-
-    @contextlib.contextmanager
-    def files_up_to(size: int) -> Iterator[None]:
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-    return files_up_to
 
 
 @pytest.fixture

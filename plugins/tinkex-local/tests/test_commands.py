@@ -10,6 +10,7 @@ import pytest
 import waitress
 
 import tinkex
+from tests.full_disk import files_up_to
 from tinkex.exceptions import LocalError, TinkexError, UsageError
 from tinkex.plugins import HttpRequest, Timeouts
 from tinkex.settings import Settings
@@ -109,7 +110,7 @@ def refused_by_pool() -> LocalError:
     return caught.value
 
 
-def test_a_full_disk_is_reported_and_reset_removes_nothing(home, save, files_up_to):
+def test_a_full_disk_is_reported_and_reset_removes_nothing(home, save):
     with files_up_to(0), pytest.raises(LocalError):
         run("local", "info")
     save()

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 import tinkex
 from tests.bigram import A, B, BigramEngine, example, loss_body
+from tests.full_disk import files_up_to
 from tinkex.exceptions import LocalError, UsageError
 from tinkex_local.state import adapter, checkpoints, foreign
 from tinkex_local.state.models import DEFAULT_MODEL
@@ -245,7 +246,7 @@ def test_errors_of_the_command_name_what_is_wrong(home_of_commands, made, words,
     assert hint in caught.value.hint
 
 
-def test_a_full_disk_leaves_nothing(home_of_commands, made, files_up_to):
+def test_a_full_disk_leaves_nothing(home_of_commands, made):
     directory = made()
     tinkex.run(["local", "info"])
     with files_up_to(100), pytest.raises(LocalError):

@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.bigram import A, B, BigramEngine, example, loss_body
+from tests.full_disk import files_up_to
 from tinkex.api.http.protobuf import forward_backward_output, forward_backward_request
 from tinkex_local.app import create_app
 from tinkex_local.engines import runner as runners
@@ -341,7 +342,7 @@ def test_snapshots_for_samplers_are_removed_after_the_session(client, clock, run
     assert len(list(client.app.service.checkpoints.iterdir())) == 1
 
 
-def test_a_full_disk_fails_the_save_and_nothing_else(client, submit, files_up_to):
+def test_a_full_disk_fails_the_save_and_nothing_else(client, submit):
     submit(1)
     client.retrieve(submit(2, call="optim_step"))
     request = submit(3, call="save_weights", path="a")
@@ -484,7 +485,7 @@ def test_an_interrupted_computation_starts_over(client, engine, run, submit):
 
 
 def test_a_request_that_is_not_polled_gives_way_to_others(client, engine, run, monkeypatch):
-    """What it has begun is closed, has added no gradients, and starts over when it is polled."""
+    """Its unfinished work is closed, has added no gradients, and starts over when it is polled."""
     monkeypatch.setattr(runners, "MAX_JOBS", 1)
     monkeypatch.setattr(runners, "IDLE_SECONDS", -1.0)
     monkeypatch.setattr(runners, "TURN_SECONDS", 0.0)

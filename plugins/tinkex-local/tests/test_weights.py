@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests.full_disk import files_up_to
 from tinkex_local.state import checkpoints
 from tinkex_local.state.models import built_in
 from tinkex_local.state.paths import parse
@@ -147,7 +148,7 @@ def test_an_encrypted_export_is_refused_not_done_in_clear(client):
     assert client.post("save_weights_external", body).status == 400
 
 
-def test_no_room_for_the_files_is_the_servers_failure_and_leaves_nothing(client, left, files_up_to):
+def test_no_room_for_the_files_is_the_servers_failure_and_leaves_nothing(client, left):
     run = client.model(rank=32)  # 2 MB
     with files_up_to(1_000_000):
         outcome = client.result("save_weights", {"model_id": run, "path": "a"})

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from tests.full_disk import files_up_to
 from tests.training import LORA, MODEL, example, finish, write_adapter
 from tinkex_local.engines import AdamParams, Run
 from tinkex_local.problems import OperationError
@@ -172,17 +171,6 @@ def test_damaged_files_are_an_error_and_leave_the_run(damage, engine, run, tmp_p
                 engine.load(MODEL, run, checkpoint, optimizer=True)
         path.write_bytes(content)
     assert train(engine, run, 1, 2)  # still loaded
-
-
-@contextmanager
-def files_up_to(size: int) -> Iterator[None]:
-    """Let this process write no file longer than *size* bytes: a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_full_disk_is_the_error_of_the_system(engine, run, tmp_path):
