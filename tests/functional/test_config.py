@@ -162,7 +162,7 @@ def test_add_use_and_remove(path):
         "api_key": "tml-dummy",
     }
     assert run("profile use gpu -f plain").stdout == "Using the profile gpu\n"
-    assert "is active" in run("profile remove gpu --yes", code=1).stderr
+    assert "cannot remove the active profile" in run("profile remove gpu --yes", code=1).stderr
     assert "--yes" in run("profile remove gpu --force", code=1).stderr
     assert "[y/N]" in run("profile remove gpu --force", stdin="n\n", terminal=True, code=1).stderr
     run("profile remove gpu --force --yes")
@@ -192,7 +192,7 @@ def test_a_default_profile_that_has_gone_can_be_mended(config):
         ("config set format nope", "no format"),
         ("config set api_key 'a b'", "contains a space"),
         ("config set api_key -", "no API key in standard input"),
-        ("config set api_key_command 'echo x'", "has api_key, which is the same setting"),
+        ("config set api_key_command 'echo x'", "already sets api_key, which conflicts with"),
         ("config set profile nope", "no profile named 'nope'"),
         ("config set nope x", "choose from"),
         ("config set format json --profile wrok", "tinkex profile add wrok"),
@@ -205,7 +205,7 @@ def test_a_default_profile_that_has_gone_can_be_mended(config):
         ("profile add x --server nope", "choose from"),
         ("profile use nope", "no profile named"),
         ("profile remove nope", "no profile named"),
-        ("profile remove local", "a plugin provides it"),
+        ("profile remove local", "comes from a plugin"),
     ],
 )
 def test_mistakes_change_nothing(path, line, message):

@@ -1,4 +1,4 @@
-"""Completion for bash, zsh and fish: the scripts, and the completions they request."""
+"""Completion scripts for bash, zsh and fish, and the completions that they request."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tinkex.files import xdg_directory
 SHELLS = ("bash", "zsh", "fish")
 #: What the user must do after --install.
 _NEXT = {
-    "bash": "The bash-completion package loads it in new shells.",
-    "zsh": "In ~/.zshrc, before compinit: fpath=({directory} $fpath)",
-    "fish": "New shells load it.",
+    "bash": "New shells load the script if the bash-completion package is installed.",
+    "zsh": "Add to ~/.zshrc, before compinit: fpath=({directory} $fpath)",
+    "fish": "New shells load the script automatically.",
 }
 
 
@@ -30,17 +30,19 @@ class Complete(Command):
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--shell", choices=SHELLS, default="bash", help="shell (default: bash)")
+        parser.add_argument(
+            "--shell", choices=SHELLS, default="bash", help="target shell (default: bash)"
+        )
         what = parser.add_mutually_exclusive_group()
         what.add_argument(
             "--install",
             action="store_true",
-            help="write the script to the file where the shell looks for it",
+            help="write the script to the file from which the shell loads it",
         )
         what.add_argument(
             "--line",
             metavar="<text>",
-            help="print the completions of this command line (used by the completion scripts)",
+            help="print completions for this command line (used by the completion scripts)",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
@@ -55,8 +57,8 @@ class Complete(Command):
     def _answer(self, line: str) -> str:
         """Return the completions at the end of *line*.
 
-        The first line is ``files``, ``directories`` or ``words``; then a word on each line, with a
-        tab and a note if it has one.
+        The first line is ``files``, ``directories`` or ``words``. Every other line is a word,
+        followed by a tab and a note if the word has one.
         """
         from tinkex.cli import completion
         from tinkex.cli.repl import unfinished
@@ -154,7 +156,7 @@ function __tinkex_complete
     set -l answer ($program complete --shell fish --line $line 2>/dev/null)
     set -l paths
     if contains -- "$answer[1]" files directories
-        # What fish offers after a program that it has no completion for.
+        # The paths that fish offers for a program without completions.
         set paths (complete -C "__tinkex_unknown "(commandline -ct))
         test $answer[1] = files; or set paths (string match '*/' -- $paths)
     end

@@ -18,7 +18,7 @@ from tinkex.exceptions import UsageError
 #: The profile that a setting is written to if none is active.
 FIRST_PROFILE = "default"
 #: For the help.
-_WHICH_PROFILE = "The profile is the active one, or the one that --profile names."
+_WHICH_PROFILE = "Changes the active profile, or the profile specified with --profile."
 
 
 def _is_of_plugin(name: str) -> bool:
@@ -40,7 +40,7 @@ def _nested(name: str, value: Any) -> dict[str, Any]:
 
 
 class ShowConfig(Lister):
-    """Show every setting, and where its value comes from."""
+    """Show every setting and where its value comes from."""
 
     operation = "Config show"
     column_names = ("name", "value", "origin", "variable", "description")
@@ -74,14 +74,14 @@ class _OneSetting(ShowOne):
     is_action = True
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        # Plugins are imported only if one of their settings is named.
+        # Plugins are imported only if the command line contains a plugin setting.
         is_of_plugin = any(map(_is_of_plugin, getattr(self.app, "words", ())))
         parser.add_argument(
             "name",
             metavar="<setting>",
             choices=(*DESCRIPTIONS, *(sections.names() if is_of_plugin else ())),
-            help=f"name of a setting: {', '.join(DESCRIPTIONS)}, or "
-            "plugins.DISTRIBUTION.SETTING for a plugin",
+            help=f"setting name: {', '.join(DESCRIPTIONS)}, or "
+            "plugins.DISTRIBUTION.SETTING for a plugin setting",
         )
 
 
@@ -114,16 +114,16 @@ class _Change(_OneSetting):
         name = settings.chosen_profile(self.app.option("profile"))
         if name is not None and name not in settings.profile_names():
             raise UsageError(
-                f"no profile named {name!r}", hint=f"Create it: tinkex profile add {name}"
+                f"no profile named {name!r}", hint=f"To create it: tinkex profile add {name}"
             )
         return name
 
     def _changed(self, name: str, value: Any, profile: str | None) -> Any:
-        """Return the row of a changed setting; warn if the environment overrides it."""
+        """Return the row for a changed setting; warn if the environment overrides it."""
         variable = ENVIRONMENT.get(name, "")
         if os.environ.get(variable):
             self.status(
-                f"{variable} is set, and takes precedence unless --profile names the profile."
+                f"{variable} is set. It takes precedence unless --profile specifies the profile."
             )
         self.result = value
         masked = sections.masked if _is_of_plugin(name) else credentials.masked
@@ -147,8 +147,8 @@ class SetConfig(_Change):
         parser.add_argument(
             "value",
             metavar="<value>",
-            help="value of the setting; - reads api_key or headers from standard input, @FILE from "
-            "a file",
+            help="new value; for api_key and headers, - reads standard input and @FILE reads a "
+            "file",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -162,7 +162,7 @@ class SetConfig(_Change):
         if profile is None:
             profile = FIRST_PROFILE
             file.write_profile(profile, _nested(name, value), use=True)
-            self.status(f"Created the profile {profile!r}; it is the default.")
+            self.status(f"Created the profile {profile!r} and made it the default.")
         else:
             self._write(profile, name, value)
         if name == "base_url" and (warning := settings.Settings(base_url=value).address_warning()):
@@ -174,11 +174,11 @@ class SetConfig(_Change):
         other = next((o for o in CREDENTIAL if name in CREDENTIAL and o != name), None)
         if other and other in (written.get(profile) or {}):
             raise UsageError(
-                f"profile {profile} has {other}, which is the same setting",
+                f"profile {profile} already sets {other}, which conflicts with {name}",
                 hint=f"First run: tinkex --profile {profile} config unset {other}",
             )
         if profile not in written and profile in file.plugin_profile_names():
-            # A profile in the file replaces that of the plugin, and so starts with its settings.
+            # A profile in the file replaces the plugin's profile, so it starts as a copy of it.
             file.write_profile(profile, {**file.plugin_profile(profile), **_nested(name, value)})
         else:
             file.write_setting(profile, _place(name, written.get(profile)), value)

@@ -35,7 +35,7 @@ _COLOURS = {"ok": 32, "warning": 33, "fail": 31, "absent": 2, "skipped": 2}
 _TIMEOUT = 15.0
 #: Bytes of free space below which a disk gets a warning.
 _LOW_SPACE = 1_000_000_000
-_AGAIN = "Try again later; if it persists, contact the operator of the service."
+_AGAIN = "Try again later. If the problem persists, contact the service operator."
 #: Checks that need settings.
 _NETWORK = ("proxy", "dns", "tls", "service", "access", "endpoints")
 
@@ -43,7 +43,7 @@ _NETWORK = ("proxy", "dns", "tls", "service", "access", "endpoints")
 class Doctor(Lister):
     """Check settings, key, network, service and disk."""
 
-    notes = "Nothing is created or changed. The exit code is 1 if a check fails."
+    notes = "This command changes nothing. The exit code is 1 if a check fails."
     is_action = True  # a table has no room for whole sentences
     tolerates_bad_settings = True  # it reports them
     column_names = ("check", "status", "detail", "hint")
@@ -54,9 +54,9 @@ class Doctor(Lister):
         failed = [result.check for result in self.result or () if result.status == "fail"]
         warned = [result.check for result in self.result or () if result.status == "warning"]
         if failed:
-            self.status(f"Failed: {', '.join(failed)}.")
+            self.status(f"Failed checks: {', '.join(failed)}.")
         elif warned:
-            self.status(f"Passed with warnings: {', '.join(warned)}.")
+            self.status(f"Checks with warnings: {', '.join(warned)}.")
         else:
             self.status("All checks passed.")
         return code or int(bool(failed))
@@ -136,7 +136,7 @@ def _run(name: str, check: Check, timeout: float) -> list[CheckResult]:
     from tinkex.api.http.concurrency import run_in_thread
 
     try:
-        # Checks have shorter time limits with more specific messages.
+        # The checks themselves have shorter time limits and more specific messages.
         return run_in_thread(check, timeout + 0.5)
     except TimeoutError:
         late = f"no result within {timeout:g} s"
@@ -234,7 +234,7 @@ def _hub() -> list[CheckResult]:
     token = "with a token" if has_token else "without a token"
     if problem is None:
         return [_result("hub", "ok", f"{address} responds ({token})")]
-    hint = "Needed only for tokenizers that are not in the cache; HF_ENDPOINT sets a mirror."
+    hint = "Only uncached tokenizers require the hub. To use a mirror, set HF_ENDPOINT."
     status: Status = "skipped" if problem == "HF_HUB_OFFLINE is set" else "warning"
     return [_result("hub", status, f"{address}: {problem}", hint)]
 
@@ -262,6 +262,6 @@ def _space(name: str, path: Path) -> CheckResult:
     if not os.access(existing, os.W_OK):
         return _result(name, "warning", f"{existing} is not writable", "Use another directory.")
     if free < _LOW_SPACE:
-        hint = "Free some space, or choose another directory with --output."
+        hint = "Free some disk space, or choose another directory with --output."
         return _result(name, "warning", detail, hint)
     return _result(name, "ok", detail)

@@ -33,13 +33,13 @@ in this shell:
 
 
 class Help(Command):
-    """Show help for the program, a noun or a command."""
+    """Show help for tinkex, a group of commands or a command."""
 
     notes = "'help options' describes the common options."
     examples = ("tinkex help", "tinkex help checkpoint list", "tinkex help options")
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("words", metavar="<command>", nargs="*", help="name of the command")
+        parser.add_argument("words", metavar="<command>", nargs="*", help="command name")
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         # In the interactive shell the next words are a command, not keys for a pager.

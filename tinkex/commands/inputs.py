@@ -1,4 +1,4 @@
-"""The inputs of commands that sample: a model, and a prompt."""
+"""The inputs of commands that sample: a model and a prompt."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _checked(model: ModelPath, text: str) -> ModelPath:
     if model.tinker_path or model.base_model:
         return model
     raise UsageError(
-        f"{text} does not name its base model",
+        f"{text} does not specify its base model",
         hint=f"Add base_model_name_or_path to {ADAPTER_CONFIG}, or use --base-model.",
     )
 
@@ -110,8 +110,8 @@ def _load(path: Path) -> dict[str, Any]:
         return {}
     except (ValueError, RecursionError) as error:
         raise LocalError(
-            f"{path} is not JSON",
-            hint="It must be a file written by 'tinkex checkpoint --output' or by PEFT.",
+            f"{path} is not valid JSON",
+            hint="Specify a file written by 'tinkex checkpoint --output' or by PEFT.",
         ) from error
     except OSError as error:
         raise LocalError(f"cannot read {path}: {error.strerror}") from error
@@ -164,7 +164,7 @@ def read_messages(file: str, stdin: TextIO | None = None) -> list[dict[str, Any]
             hint="Convert the file to UTF-8 with iconv.",
         ) from error
     except (ValueError, RecursionError) as error:
-        many = "; for several conversations: tinkex run batch"
+        many = ". To sample from several conversations: tinkex run batch"
         raise UsageError(f"{where} is not a JSON list of messages", hint=hint + many) from error
     if isinstance(value, dict):
         value = value.get("messages")
@@ -236,9 +236,9 @@ def nearly_token_ids(prompt: object) -> str | None:
         return "it is not JSON" if _NUMBERS.fullmatch(prompt) else None
     if isinstance(value, dict):
         if "tokens" not in value:
-            return "it has no 'tokens'"
+            return "it has no 'tokens' field"
         value = value["tokens"]
-    return why_not_token_ids(value) or "it is a line of text"
+    return why_not_token_ids(value) or "the input format is text"
 
 
 def _json(text: str) -> Any:

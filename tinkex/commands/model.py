@@ -23,7 +23,7 @@ class ListModel(Lister):
             "substring",
             metavar="<substring>",
             nargs="?",
-            help="only models whose names contain this text (case-insensitive)",
+            help="only models whose names contain this string (case-insensitive)",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -36,6 +36,6 @@ class ListModel(Lister):
         if wanted and not self.result:
             raise UsageError(
                 f"no model name contains {parsed_args.substring[:80]!r}",
-                hint="'tinkex model list' shows all models of this service that your key can use.",
+                hint="To list all models that your key can use: tinkex model list",
             )
         return self.column_names, [cells(model, self.column_names) for model in self.result]

@@ -39,7 +39,7 @@ _FORMATS = (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
 
 
 class ListPlugin(Lister):
-    """List plugins, what each adds, and whether it works."""
+    """List plugins with what each one adds and any errors."""
 
     tolerates_bad_settings = True  # a plugin may be the reason
     column_names = ("distribution", "version", "adds", "error")
@@ -71,7 +71,9 @@ class ListPlugin(Lister):
                 )
             )
             if errors and not off and parsed_args.formatter == "table":
-                self.presentation.notes.append(f"Errors of {name}: tinkex plugin show {name}")
+                self.presentation.notes.append(
+                    f"To see the errors in {name}: tinkex plugin show {name}"
+                )
         self.result = [dict(zip(self.column_names, row, strict=True)) for row in rows]
         for text in plugins.installed(tuple(sys.path)).unreadable:
             self.status(text)
@@ -81,7 +83,7 @@ class ListPlugin(Lister):
             )
         if not rows:
             self.status("No plugins are installed.")
-            self.presentation.empty = ""  # a table need not repeat it
+            self.presentation.empty = ""  # a table does not repeat the message
         return self.column_names, rows
 
     def plain_row(self, record: Mapping[str, Any]) -> str:
@@ -101,7 +103,7 @@ class ShowPlugin(ShowOne):
         parser.add_argument(
             "name",
             metavar="<distribution>",
-            help="name of the plugin's distribution, as pip lists it",
+            help="plugin's distribution name, as shown by 'pip list'",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -127,7 +129,7 @@ class ShowPlugin(ShowOne):
 
 
 class NewPlugin(ShowOne):
-    """Create the skeleton of a plugin, with passing tests."""
+    """Create a plugin skeleton with passing tests."""
 
     is_action = True
     column_names = ("distribution", "package", "directory", "command", "format")
@@ -138,12 +140,13 @@ class NewPlugin(ShowOne):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "name", metavar="<name>", help="name of the distribution, such as tinkex-stats"
+            "name", metavar="<name>", help="distribution name, such as tinkex-stats"
         )
         parser.add_argument(
             "--noun",
             metavar="<word>",
-            help="first word of the commands, in the singular (default: the name without tinkex-)",
+            help="first word of the plugin's commands, in the singular (default: the name without "
+            "'tinkex-')",
         )
         parser.add_argument(
             "--directory",
@@ -169,9 +172,9 @@ class NewPlugin(ShowOne):
         return [f"Plugin {record['distribution']} written to {record['directory']}"]
 
     def _check_free(self, noun: str) -> None:
-        hint = "Choose another word: --noun WORD"
+        hint = "Choose another word with --noun WORD."
         if self.app.command_manager.below(noun):
-            raise UsageError(f"commands '{noun} …' already exist", hint=hint)
+            raise UsageError(f"commands that start with '{noun}' already exist", hint=hint)
         if noun in self.app.command_manager.commands:
             raise UsageError(f"the command '{noun}' already exists", hint=hint)
         if Formatters.known(noun):
@@ -203,7 +206,7 @@ class Adds(FormattableColumn[dict[str, list[str]]]):
 
 
 class PluginState(FormattableColumn[str | None]):
-    """Why a plugin is not fully used; a table shows one word."""
+    """Why a plugin does not fully work: displayed as ``broken`` or ``off``."""
 
     def human_readable(self) -> str:
         return "" if not self._value else "off" if self._value.startswith("not used") else "broken"
@@ -231,7 +234,7 @@ def _installed(name: str) -> Distribution:
         return distribution
     near = nearest_plugin(name)
     raise PluginError(
-        f"{name!r} is not installed",
+        f"the plugin {name!r} is not installed",
         hint=f"Did you mean {near}?" if near else "See: tinkex plugin list",
     )
 
@@ -320,20 +323,22 @@ def names_for(name: str, noun: str | None = None) -> dict[str, str]:
     :raises UsageError: a name is not valid, or the package would hide another package.
     """
     package, noun = name.replace("-", "_"), noun or name.removeprefix("tinkex-")
-    rules = "Use lower-case letters, digits and single hyphens; begin with a letter"
+    rules = "Use lowercase letters, digits and single hyphens, starting with a letter"
     if not _NAME.fullmatch(name) or len(name) > 60:
-        raise UsageError(f"invalid plugin name: {name[:80]!r}", hint=f"{rules}: tinkex-stats.")
+        example = f"{rules}, such as tinkex-stats."
+        raise UsageError(f"invalid plugin name: {name[:80]!r}", hint=example)
     if not _NAME.fullmatch(noun) or len(noun) > 60:
-        raise UsageError(f"invalid command word: {noun[:80]!r}", hint=f"{rules}: --noun stat.")
+        example = f"{rules}, such as --noun stat."
+        raise UsageError(f"invalid command word: {noun[:80]!r}", hint=example)
     if plugins.find_distribution(name):
         raise UsageError(
             f"{name} is already installed",
-            hint=f"Choose another name; 'tinkex plugin show {name}' shows what it adds.",
+            hint=f"Choose another name. To see what {name} adds: tinkex plugin show {name}",
         )
     if keyword.iskeyword(package) or importlib.util.find_spec(package) is not None:
         other = f"tinkex-{name.removeprefix('tinkex-')}"
         raise UsageError(
-            f"a package named {package!r} already exists, or is not a valid name",
+            f"a package named {package!r} already exists, or the name is a Python keyword",
             hint=f"Choose another name, such as {other if other != name else f'{name}-2'}.",
         )
     return {
@@ -371,7 +376,7 @@ def write_files(texts: Mapping[str, str], directory: Path) -> None:
             )
         if os.path.lexists(directory) and not directory.is_dir():
             raise LocalError(
-                f"{directory} is a file", hint="Choose another directory with --directory."
+                f"{directory} is not a directory", hint="Choose another directory with --directory."
             )
         for name, text in texts.items():
             path = directory / name

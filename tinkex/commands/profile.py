@@ -80,19 +80,19 @@ class AddProfile(ShowOne):
         parser.add_argument(
             "--server",
             choices=tuple(SERVERS),
-            help="use the default URL of this server, and a placeholder key if it requires no key",
+            help="use this server's default URL, and a placeholder key if the server requires none",
         )
         for name, metavar, meaning in (
             ("api-key-command", "<command>", "command that prints the API key"),
             ("default-format", "<format>", "output format if -f is not given"),
             ("project-id", "<id>", "project that new sessions belong to"),
-            ("tags", "<tags>", "tags for new sessions, separated by commas"),
+            ("tags", "<tags>", "comma-separated tags for new sessions"),
         ):
             parser.add_argument(f"--{name}", metavar=metavar, help=meaning)
         for name, meaning in (
             ("allow-http", "allow sending the key over unencrypted HTTP to another machine"),
             ("use", "make this profile the default"),
-            ("force", "replace an existing profile of this name"),
+            ("force", "replace an existing profile with this name"),
         ):
             parser.add_argument(f"--{name}", action="store_true", help=meaning)
 
@@ -146,7 +146,7 @@ class AddProfile(ShowOne):
         return values
 
     def _global(self, parsed_args: argparse.Namespace, name: str) -> Any:
-        """Return a global option given on this line, not to the interactive shell."""
+        """Return a global option of this command, ignoring those of the interactive shell."""
         value = getattr(parsed_args, name, None)
         if value is None and not self.app.interactive_mode:
             value = self.app.option(name)
@@ -162,7 +162,7 @@ class _OneProfile(ShowOne):
     column_names = ("name", "file")
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("name", metavar="<profile>", help="name of a profile")
+        parser.add_argument("name", metavar="<profile>", help="profile name")
 
 
 class UseProfile(_OneProfile):
@@ -175,7 +175,7 @@ class UseProfile(_OneProfile):
         file.write_default_profile(parsed_args.name)
         self.result = parsed_args.name
         if os.environ.get("TINKEX_PROFILE"):
-            self.status("TINKEX_PROFILE is set, and takes precedence.")
+            self.status("TINKEX_PROFILE is set and takes precedence over the default profile.")
         return self.column_names, (parsed_args.name, str(file.config_path()))
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
@@ -183,7 +183,7 @@ class UseProfile(_OneProfile):
 
 
 class RemoveProfile(_OneProfile):
-    """Remove a profile, and the key in it."""
+    """Remove a profile and its key."""
 
     examples = ("tinkex profile remove skyrl --yes",)
 
@@ -201,13 +201,13 @@ class RemoveProfile(_OneProfile):
             raise SettingsError(f"no profile named {name!r}", hint=f"Known profiles: {known}.")
         if name not in file.profiles_in(file.read(file.config_path())):
             raise UsageError(
-                f"the profile {name!r} is not in the configuration file: a plugin provides it",
-                hint="Uninstall the plugin to remove it.",
+                f"the profile {name!r} comes from a plugin, not from the configuration file",
+                hint="To remove the profile, uninstall the plugin.",
             )
         active = settings.chosen_profile(self.app.option("profile"))
         if name == active and not parsed_args.force:
             raise UsageError(
-                f"the profile {name!r} is active",
+                f"cannot remove the active profile {name!r}",
                 hint="Switch to another profile, or add --force.",
             )
         has_key = any(profiles[name].get(key) for key in CREDENTIAL)
@@ -229,7 +229,7 @@ def _row(name: str, values: Mapping[str, Any], *, active: bool) -> tuple[Any, ..
 
 
 def _with_flags(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *values* from the file with flags converted to booleans."""
+    """Return *values*, read from the file, with flags converted to booleans."""
     typed = dict(values)
     for key in {"allow_http", "insecure"} & typed.keys():
         with contextlib.suppress(SettingsError):  # reported when it is used
@@ -238,12 +238,12 @@ def _with_flags(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _all() -> dict[str, Mapping[str, Any]]:
-    """Return every profile by name, those of plugins included.
+    """Return all profiles by name, including profiles from plugins.
 
-    :raises SettingsError: one is not a mapping.
+    :raises SettingsError: a profile is not a mapping.
     """
     found = file.plugin_profiles() | file.profiles_in(file.read(file.config_path()))
     for name, values in found.items():
         if not isinstance(values or {}, Mapping):
-            raise SettingsError(f"profile {name!r} is not a mapping in the configuration file")
+            raise SettingsError(f"profile {name!r} in the configuration file is not a mapping")
     return {name: found[name] or {} for name in sorted(found)}

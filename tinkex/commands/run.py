@@ -48,7 +48,7 @@ class Sample(Lister):
     _scored: Sequence[list[TokenLogprob]] = ()
     _scored_prompt: Sequence[TokenLogprob] = ()
 
-    notes = "--json prints the whole response, with token ids and logprobs."
+    notes = "--json prints the whole response, including token ids and logprobs."
     is_action = True
     operation = "Sampling"
     column_names = ("sample", "text", "stop_reason", "avg_logprob", "token_count")
@@ -83,7 +83,7 @@ class Sample(Lister):
             "--output",
             metavar="<path>",
             type=lambda text: None if text == "-" else text,
-            help="file for the result (default, or -: standard output)",
+            help="output file; - is standard output (default)",
         )
 
     def add_json_option(self, group: Any) -> None:
@@ -91,7 +91,7 @@ class Sample(Lister):
             "--json",
             action="store_true",
             dest="whole_json",
-            help="print the whole response as JSON, with token ids and logprobs",
+            help="print the whole response as JSON, including token ids and logprobs",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -137,7 +137,7 @@ class Sample(Lister):
     def _rows(
         self, parsed_args: argparse.Namespace, prompt: Sequence[int], tokenizer: Tokenizer | None
     ) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
-        """Return the names and the rows of the output."""
+        """Return the column names and rows of the output."""
         from tinkex.cli.logprobs import scored
 
         sequences = self.result.sequences
@@ -187,15 +187,15 @@ class Sample(Lister):
             arguments.check_stdin(self, "prompt")
         if parsed_args.messages is not None:
             if parsed_args.prompt is not None or file is not None:
-                raise UsageError("use either --messages or a prompt")
+                raise UsageError("use only one of --messages, --prompt and --prompt-file")
             return conversation(read_messages(parsed_args.messages, self.app.stdin), system)
         prompt = read_prompt(parsed_args.prompt, file, self.app.stdin)
         where = "standard input" if file == "-" else file
         if parsed_args.chat or system is not None:
             if not isinstance(prompt, str):
                 raise UsageError(
-                    f"{where} contains token ids, which cannot be a message",
-                    hint="To sample token ids, omit --chat and --system.",
+                    f"{where} contains token ids, which cannot be used as a message",
+                    hint="To sample from token ids, omit --chat and --system.",
                 )
             return conversation(prompt, system)
         if file and (why := nearly_token_ids(prompt)):
@@ -262,7 +262,7 @@ class Sample(Lister):
         return "\n".join(lines) + ("" if is_last else "\n")
 
     def _with_logprobs(self, tokens: Sequence[TokenLogprob], text: str) -> Iterator[str]:
-        """Yield *text*, coloured on a terminal, and the list of *tokens* if necessary."""
+        """Yield *text*, colored on a terminal, and the list of *tokens* if necessary."""
         if self._on_terminal:
             text = printable(text, keep="\n\t")
         if not tokens:
@@ -282,12 +282,12 @@ def _scored_sequence(
 ) -> list[TokenLogprob]:
     """Return the tokens of *sequence* with their logprobs and alternatives.
 
-    :raises LogprobsUnavailable: the server has not returned them.
+    :raises LogprobsUnavailable: the server did not return logprobs.
     """
     from tinkex.cli.logprobs import scored
 
     if sequence.logprobs is None:
-        raise LogprobsUnavailable("this server does not return logprobs of the sampled tokens")
+        raise LogprobsUnavailable("this server does not return logprobs for sampled tokens")
     tokens, logprobs = sequence.tokens, sequence.logprobs
     return scored(tokenizer, tokens, logprobs, sequence.topk_logprobs, after=prompt)
 
@@ -304,7 +304,7 @@ def _add_logprob_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--logprobs",
         action="store_true",
-        help="show the logprob of each sampled token; on a terminal, colour it by surprisal",
+        help="show the logprob of each sampled token; on a terminal, color the text by surprisal",
     )
     parser.add_argument(
         "--top-logprobs",
@@ -314,12 +314,12 @@ def _add_logprob_options(parser: argparse.ArgumentParser) -> None:
         help="number of most likely tokens to show at each position; implies --logprobs",
     )
     parser.add_argument(
-        "--prompt-logprobs", action="store_true", help="also show the logprobs of the prompt"
+        "--prompt-logprobs", action="store_true", help="also show the logprobs of the prompt tokens"
     )
 
 
 class ListRun(Lister):
-    """List training runs, the newest first."""
+    """List training runs, newest first."""
 
     column_names = _RUN_COLUMNS
     plain_columns = ("training_run_id", "base_model")
@@ -340,7 +340,7 @@ class ListRun(Lister):
             "--model",
             metavar="<text>",
             type=non_empty,
-            help="only runs whose base model contains this text (case-insensitive)",
+            help="only runs whose base model name contains this string (case-insensitive)",
         )
         arguments.add_scope(parser)
         arguments.add_order(

@@ -39,13 +39,13 @@ _SAMPLING_OPTIONS = (
     ("top-k", "<int>", top_k, -1, "sample from the k most likely tokens; -1: all (default: -1)"),
     (
         *("top-p", "<float>", number(0, 1, above=True), 1.0),
-        "sample from the most likely tokens with this total probability (default: 1.0)",
+        "sample from the most likely tokens up to this total probability (default: 1.0)",
     ),
     ("num-samples", "<int>", integer(1, 4096), 1, "number of samples, at most 4096 (default: 1)"),
-    ("seed", "<int>", integer(0), None, "seed for repeatable samples (default: random)"),
+    ("seed", "<int>", integer(0), None, "seed for reproducible samples (default: random)"),
     (
         *("tokenizer", "<name>", str, None),
-        "model name or local directory of the tokenizer (default: the base model's)",
+        "model name or local directory to load the tokenizer from (default: base model)",
     ),
 )
 
@@ -77,11 +77,11 @@ def _without_checkpoint(name: str, base_model: str | None) -> UsageError:
 
     path = user_path(name)
     directory = path if path.is_dir() else path.parent
-    hint = f"To sample its base model: --base-model {base_model}"
+    hint = f"To sample from its base model: --base-model {base_model}"
     if (directory / ADAPTER_CONFIG).is_file():
         add = f"tinkex local checkpoint add {shlex.quote(str(directory))}"
-        hint = f"To sample it on this machine: {add}. {hint}"
-    what = f"{name} does not contain the path of a checkpoint on the service"
+        hint = f"To sample from it on this machine: {add}. {hint}"
+    what = f"{name} does not refer to a checkpoint on the service"
     return UsageError(what, hint=hint)
 
 
@@ -99,7 +99,7 @@ def find_tokenizer(
     except TinkexError as error:
         if needed:
             raise
-        command.status(f"Showing token ids: {error}.")
+        command.status(f"Showing token ids instead of text: {error}.")
         return None
 
 
@@ -115,7 +115,7 @@ def add_sampling_options(
         if single and name == "num-samples":
             continue
         if name == "seed" and seed is not None:
-            default, text = seed, f"seed for repeatable samples (default: {seed})"
+            default, text = seed, f"seed for reproducible samples (default: {seed})"
         parser.add_argument(f"--{name}", metavar=metavar, type=kind, default=default, help=text)
     parser.add_argument(
         "--stop",
@@ -132,7 +132,7 @@ def add_chat_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chat",
         action="store_true",
-        help="treat the prompt as a user message, and apply the chat template",
+        help="treat the prompt as a user message and apply the chat template",
     )
     parser.add_argument(
         "--system", metavar="<text>", type=non_empty, help="system message; implies --chat"

@@ -1,4 +1,4 @@
-"""Sessions, to which training runs and samplers belong."""
+"""Sessions: groups of training runs and samplers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ListSession(Lister):
             "--long",
             action="store_true",
             help="show names, runs and samplers in every format, not only in tables (sends "
-            "one more request for each session)",
+            "one additional request per session)",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -89,7 +89,7 @@ class ShowSession(ShowOne):
     examples = ("tinkex session show SESSION_ID",)
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("session_id", metavar="<session_id>", help="id of the session")
+        parser.add_argument("session_id", metavar="<session_id>", help="session id")
         add_scope(parser, "owned")
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -146,13 +146,14 @@ class SearchSession(Lister):
             "--project-id",
             metavar="<id>",
             type=non_empty,
-            help="only sessions of this project; may be repeated to match any of several",
+            help="only sessions in this project; may be repeated to match any of several",
         )
         repeatable(
             "--owner",
             metavar="<urn>",
             type=non_empty,
-            help="sessions of this user instead of your own ('all': of all users); may be repeated",
+            help="search this user's sessions instead of yours, or everyone's with 'all'; may be "
+            "repeated",
         )
         repeatable(
             "--status",
@@ -182,7 +183,7 @@ class SearchSession(Lister):
 
 
 class ExportTraceSession(ShowOne):
-    """Export the timeline of a session as a Perfetto trace."""
+    """Export a session's timeline as a Perfetto trace."""
 
     notes = "View the file at https://ui.perfetto.dev."
     operation = "Trace export"
@@ -195,7 +196,7 @@ class ExportTraceSession(ShowOne):
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("session_id", metavar="<session_id>", help="id of the session")
+        parser.add_argument("session_id", metavar="<session_id>", help="session id")
         parser.add_argument(
             "-o", "--output", metavar="<file>", help="output file (default: <session_id>.pftrace)"
         )
@@ -203,8 +204,8 @@ class ExportTraceSession(ShowOne):
         parser.add_argument(
             "--url-only",
             action="store_true",
-            help="print the signed URL, which needs no key and is usually valid for an hour, "
-            "instead of downloading",
+            help="print the signed URL instead of downloading the trace; the URL requires no key "
+            "and is usually valid for an hour",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:

@@ -1,4 +1,4 @@
-"""Convert text to token ids and back, and count them."""
+"""Convert text to token ids and back, and count tokens."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["CountTokens", "DecodeTokens", "EncodeTokens"]
 
 _HINT = (
-    "Use --base-model with another model, or with a directory that contains tokenizer.json. "
-    "Messages need a chat model."
+    "With --base-model, specify another model or a directory that contains tokenizer.json. "
+    "Messages require a chat model."
 )
 #: Token ids without brackets: numbers separated by spaces or commas.
 _NUMBERS = re.compile(r"\s*\d+(?:[\s,]+\d+)*\s*", re.ASCII)
 
 
 class _TokensLister(Lister):
-    """A list with a row for each prompt of a file; no request is sent."""
+    """Base class of the tokens commands: one row per prompt, without sending requests."""
 
     #: Whether text is expected; if so, text that looks like token ids is reported.
     reads_text: ClassVar[bool] = True
@@ -41,14 +41,14 @@ class _TokensLister(Lister):
         parser.add_argument(
             "prompts",
             metavar="<prompts>",
-            help="text file (one prompt), JSONL file or JSON array (one prompt per row), or "
+            help="text file (one prompt), JSONL file or JSON array (one prompt per item), or "
             "directory (one prompt per file); - is standard input",
         )
         parser.add_argument(
             "--base-model",
             metavar="<id>",
             required=True,
-            help="base model of the tokenizer, or a local directory with its files",
+            help="base model whose tokenizer to use, or local directory with the tokenizer files",
         )
         parser.add_argument(
             "--input-format",
@@ -109,11 +109,11 @@ def _encoded(row: PromptRow, tokenizer: Tokenizer) -> Sequence[int]:
 
 
 class EncodeTokens(_TokensLister):
-    """Print the token ids of prompts."""
+    """Convert prompts to token ids."""
 
     notes = (
-        "'run' and 'run batch' send the same ids for the same prompts. 'run --prompt-file' reads "
-        "the plain output, and 'run batch' reads the JSON output."
+        "'run' and 'run batch' send the same ids for the same prompts. 'run --prompt-file' accepts "
+        "the plain output, and 'run batch' accepts the JSON output."
     )
     column_names = ("id", "token_count", "tokens")
     examples = (
@@ -139,11 +139,11 @@ class EncodeTokens(_TokensLister):
 
 
 class DecodeTokens(_TokensLister):
-    """Print the text of token ids."""
+    """Convert token ids to text."""
 
     notes = (
-        "Token ids are a JSON array, JSONL rows with 'tokens', or numbers separated by spaces or "
-        "commas. Special tokens are included; unknown ids are an error."
+        "The input is a JSON array, JSONL objects with a 'tokens' field, or numbers separated by "
+        "spaces or commas. The output includes special tokens. An unknown id is an error."
     )
     reads_text = False
     column_names = ("id", "text")
@@ -177,21 +177,21 @@ def _token_ids(row: PromptRow, tokenizer: Tokenizer) -> list[int]:
     if why := why_not_token_ids(tokens):
         raise UsageError(
             f"{row.where}: not token ids: {why}",
-            hint="Token ids are numbers, such as [9707, 11]. If each line contains token ids, add "
+            hint="Specify numbers, such as [9707, 11]. If each line contains token ids, add "
             "--input-format text. To encode text: tinkex tokens encode",
         )
     ids = list(map(int, tokens))
     for token in ids:
         if tokenizer.inner.id_to_token(token) is None:
             raise UsageError(
-                f"{row.where}: the tokenizer has no token {token}",
-                hint="Check that --base-model is the model that the token ids are from.",
+                f"{row.where}: the tokenizer has no token with id {token}",
+                hint="Check that --base-model is the model that produced the token ids.",
             )
     return ids
 
 
 class CountTokens(_TokensLister):
-    """Count the tokens of prompts."""
+    """Count the tokens in prompts."""
 
     column_names = ("id", "token_count")
     plain_columns = ("token_count", "id")

@@ -35,7 +35,7 @@ _EVENTS = {
 class WatchRun(Command):
     """Follow a training run."""
 
-    notes = "Ends when the run fails. Ctrl-C ends the command, but not the run."
+    notes = "The command ends when the run fails. Ctrl-C ends only the command, not the run."
     examples = ("tinkex run watch run-123", "tinkex run watch @latest --interval 1m --json")
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -81,15 +81,16 @@ class WaitRun(ShowOne):
             metavar="<condition>",
             action="append",
             default=[],
-            help="checkpoint (any new checkpoint), checkpoint:NAME (may be a pattern), or "
-            "idle:TIME (no request for this time); may be repeated, to wait for the first "
-            "condition that is met (default: idle:10m)",
+            help="condition to wait for: checkpoint (any new checkpoint), checkpoint:NAME (NAME "
+            "may be a pattern) or idle:TIME (no requests for this long); may be repeated to wait "
+            "for whichever is met first (default: idle:10m)",
         )
         parser.add_argument(
             "--max-wait",
             metavar="<time>",
             type=duration(bare="s"),
-            help="give up after this time: 2h, 90m (default: never); --timeout limits each request",
+            help="maximum time to wait, such as 2h or 90m (default: no limit); --timeout limits "
+            "each request",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -101,7 +102,7 @@ class WaitRun(ShowOne):
         except WaitedOut as error:
             raise TimedOut(
                 f"Timed out while awaiting {' or '.join(conditions)}",
-                hint="Allow more time with --max-wait; the run itself continues.",
+                hint="Allow more time with --max-wait. The run itself continues.",
             ) from error
         run = snapshot.run
         self.result = subject

@@ -71,9 +71,9 @@ def test_exactly_one_prompt_is_given(text, file, message):
         ('["1", "2"]', 'item 1 is "1"'),
         ("[[1, 2, 3]]", "item 1 is [1, 2, 3]"),
         ("[1, true]", "item 2 is true"),
-        ('{"input_ids": [1, 2, 3]}', "it has no 'tokens'"),
-        ('{"chunks": [{"type": "encoded_text", "tokens": [1]}]}', "it has no 'tokens'"),
-        ('{"prompt": "hi"}', "it has no 'tokens'"),
+        ('{"input_ids": [1, 2, 3]}', "it has no 'tokens' field"),
+        ('{"chunks": [{"type": "encoded_text", "tokens": [1]}]}', "it has no 'tokens' field"),
+        ('{"prompt": "hi"}', "it has no 'tokens' field"),
         ('{"tokens": [1, 2.5]}', "item 2 is 2.5"),
         ('{"tokens": null}', "it is null"),
         ('[{"role": "user", "content": "hi"}]', 'item 1 is {"role": "user", "content": "hi"}'),
@@ -139,10 +139,14 @@ def test_a_file_in_a_downloaded_directory_means_the_directory(tmp_path, name):
 @pytest.mark.parametrize(
     ("config", "error", "message"),
     [
-        ("{}", UsageError, "does not name its base model"),
-        ("[]", UsageError, "does not name its base model"),
-        ('{"base_model_name_or_path": 3, "r": true}', UsageError, "does not name its base model"),
-        ("{", LocalError, "is not JSON"),
+        ("{}", UsageError, "does not specify its base model"),
+        ("[]", UsageError, "does not specify its base model"),
+        (
+            '{"base_model_name_or_path": 3, "r": true}',
+            UsageError,
+            "does not specify its base model",
+        ),
+        ("{", LocalError, "is not valid JSON"),
         (None, LocalError, "does not exist"),
     ],
 )
@@ -161,7 +165,8 @@ def test_an_adapter_without_a_checkpoint_can_be_added_to_the_local_service(
     (tmp_path / "an export").mkdir()
     (tmp_path / "an export" / "adapter_config.json").write_text(json.dumps(ADAPTER))
     done = invoke(["run", "--model-path", name, "--prompt", "x", "--api-key", "k"])
-    assert "does not contain the path of a checkpoint" in done.stderr
+    assert "does not refer to a checkpoint on the service" in done.stderr
     assert (
-        "tinkex local checkpoint add 'an export'. To sample its base model: --base" in done.stderr
+        "tinkex local checkpoint add 'an export'. To sample from its base model: --base"
+        in done.stderr
     )

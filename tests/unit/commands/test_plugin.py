@@ -47,7 +47,7 @@ def test_plugin_list_has_one_line_a_distribution_at_80_columns(fake_plugins, mon
         "p-bad 1.0 hook broken",
         "p-off 1.0 2 commands off",
     ]
-    assert done.stderr == "Errors of p-bad: tinkex plugin show p-bad\n"
+    assert done.stderr == "To see the errors in p-bad: tinkex plugin show p-bad\n"
     plain = invoke(["plugin", "list"]).stdout.splitlines()
     assert "p-all\t3.1\t2 commands, HTTP pool\t" in plain
     assert "p-off\t1.0\t2 commands\tnot used: TINKEX_PLUGINS turns p-off off" in plain
@@ -134,7 +134,7 @@ def test_plugin_show_of_what_is_no_plugin(fake_plugins):
     fake_plugins.add("p-one", "[tinkex.commands]\ngreet = p_one:Hello\n", COMMAND)
     done = invoke(["plugin", "show", "p-oen"])
     assert (done.stdout, done.exit_code) == ("", 1)
-    assert "'p-oen' is not installed" in done.stderr
+    assert "the plugin 'p-oen' is not installed" in done.stderr
     assert "Hint: Did you mean p-one?" in done.stderr
     assert "adds nothing to tinkex" in invoke(["plugin", "show", "pytest"]).stderr
     assert invoke(["plugin", "show", ""]).exit_code == 1
@@ -166,8 +166,8 @@ def test_bad_names_are_refused_and_nothing_is_written(name, cwd):
 @pytest.mark.parametrize(
     ("words", "problem", "hint"),
     [
-        ("tinkex-local", "tinkex-local is already installed", "'tinkex plugin show tinkex-local'"),
-        ("requests2 --noun run", "commands 'run …' already exist", "--noun WORD"),
+        ("tinkex-local", "tinkex-local is already installed", "tinkex plugin show tinkex-local"),
+        ("requests2 --noun run", "commands that start with 'run' already exist", "--noun WORD"),
         ("tinkex-facts --noun version", "the command 'version' already exists", "--noun WORD"),
         ("tinkex-runs --noun json", "the format 'json' already exists", "--noun WORD"),
         ("tinkex-x --noun 1a", "invalid command word: '1a'", "--noun stat."),
@@ -205,7 +205,7 @@ def test_what_is_there_is_never_touched(cwd):
     (cwd / "file").write_text("mine")
     for directory, what in (
         ("full", "is not empty"),
-        ("file", "is a file"),
+        ("file", "is not a directory"),
         ("file/x", "cannot"),
         ("~no-such-user/x", "no such home directory"),
     ):

@@ -111,8 +111,12 @@ def test_stop_strings_are_kept(tinkex, service):
 @pytest.mark.parametrize(
     ("words", "stdin", "message"),
     [
-        (["--chat", "--prompt-file", "-"], "[1, 2]", "token ids, which cannot be a message"),
-        (["--messages", "-", "--prompt", "Hi"], "", "either --messages or a prompt"),
+        (
+            ["--chat", "--prompt-file", "-"],
+            "[1, 2]",
+            "token ids, which cannot be used as a message",
+        ),
+        (["--messages", "-", "--prompt", "Hi"], "", "only one of --messages"),
         (["--messages", "-"], "", "standard input is not a JSON list of messages"),
         (["--messages", "-"], "Hi", "standard input is not a JSON list of messages"),
         (["--messages", "-"], "[]", "messages must be a list of at least one message"),
@@ -278,7 +282,7 @@ def test_without_a_tokenizer_ids_are_shown(tinkex, service, tmp_path):
 @pytest.mark.parametrize(
     ("words", "sequence", "message"),
     [
-        (["--logprobs"], {"logprobs": None}, "does not return logprobs of the sampled tokens"),
+        (["--logprobs"], {"logprobs": None}, "does not return logprobs for sampled tokens"),
         (["--top-logprobs", "3"], {}, "does not return alternatives to the sampled tokens"),
         (["--prompt-logprobs"], {}, "does not return logprobs of the prompt"),
     ],

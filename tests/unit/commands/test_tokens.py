@@ -138,7 +138,11 @@ def test_no_control_character_reaches_a_terminal(tinkex, model, tmp_path):
             "[1]\n[2]\n",
             "such as [9707, 11]. If each line contains token ids, add --input",
         ),
-        (["decode", "-"], "1 9", "standard input: the tokenizer has no token 9\nHint: Check"),
+        (
+            ["decode", "-"],
+            "1 9",
+            "standard input: the tokenizer has no token with id 9\nHint: Check",
+        ),
         (["decode", "-"], "1 99999999999999999999", "item 2 is 999999999999"),
         (["decode", "-"], '{"prompt": "x"}', 'line 1: not token ids: it is "x"'),
         (["decode", "-", "--base-model", "./none"], "1", "cannot read none"),
@@ -157,7 +161,7 @@ def test_messages_need_a_template(tinkex, model, tmp_path):
     words = ["tokens", "count", "-", "--chat", "--base-model", str(tmp_path)]
     done = tinkex(*words, stdin="x", code=1)
     assert "has no chat template" in done.stderr
-    assert "Hint: Use --base-model with another model, or with" in done.stderr
+    assert "Hint: With --base-model, specify another model or" in done.stderr
 
 
 # ---------------------------------------------------------------- estimates
