@@ -25,7 +25,7 @@ _EXAMPLE = "For example: --prompt 'Once upon a time', or --prompt-file prompt.tx
 
 @dataclass(frozen=True)
 class ModelPath:
-    """The model that ``--model-path`` names.
+    """The model specified by ``--model-path``.
 
     :ivar tinker_path: the checkpoint on the service, if known.
     :ivar base_model: name of the base model, if known.
@@ -38,14 +38,14 @@ class ModelPath:
 
 
 def read_model_path(text: str, resolve: Callable[[str], str] | None = None) -> ModelPath:
-    """Return the model that *text* names.
+    """Return the model that *text* specifies.
 
     :param text: a ``tinker://`` path, the directory of a downloaded checkpoint or of an adapter,
         a file in it, the metadata file that ``tinkex checkpoint --output`` wrote, or, where no such
         file exists, a short name of a checkpoint.
     :param resolve: returns the path of a short name, see :mod:`tinkex.api.resources.names`.
-    :raises LocalError: nothing has this name, or a file cannot be read.
-    :raises UsageError: its base model is not known.
+    :raises LocalError: the path does not exist, or a file cannot be read.
+    :raises UsageError: the base model is unknown.
     """
     from tinkex.api.paths import is_path, pasted
     from tinkex.api.transfer import manifest
@@ -119,10 +119,10 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def read_prompt(text: str | None, file: str | None, stdin: TextIO | None = None) -> str | list[int]:
-    """Return the prompt that ``--prompt`` or ``--prompt-file`` gives.
+    """Return the prompt specified by ``--prompt`` or ``--prompt-file``.
 
     A file with a JSON array of whole numbers, or with ``{"tokens": [...]}``, contains token ids;
-    any other file is text, without the line breaks at its end (as the shell's ``$(cat file)``).
+    any other file is text, without the line breaks at its end (like the shell's ``$(cat file)``).
 
     :raises UsageError: neither or both are given, or the prompt is empty.
     :raises LocalError: the file cannot be read, or is not UTF-8.

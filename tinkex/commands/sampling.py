@@ -53,10 +53,10 @@ _SAMPLING_OPTIONS = (
 def checked_model(
     command: Command | Lister, parsed_args: argparse.Namespace, name: str
 ) -> tuple[str | None, str | None]:
-    """Return the path of the checkpoint or the base model to sample; one of the two is ``None``.
+    """Return the checkpoint path and the base model to sample; one of the two is ``None``.
 
     :param name: name of the command, for messages.
-    :raises UsageError: not exactly one is given, or it cannot be sampled.
+    :raises UsageError: both or none are given, or the model cannot be sampled.
     """
     arguments.check_model_options(parsed_args, name)
     if parsed_args.base_model:
@@ -106,7 +106,7 @@ def find_tokenizer(
 def add_sampling_options(
     parser: argparse.ArgumentParser, *, single: bool = False, seed: int | None = None
 ) -> None:
-    """Add the options of the sampling parameters, and ``--tokenizer``.
+    """Add the options for the sampling parameters, and ``--tokenizer``.
 
     :param single: omit ``--num-samples``.
     :param seed: default of ``--seed``; ``None`` for a random one.

@@ -141,7 +141,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _polls(
     command: WatchRun | WaitRun, parsed_args: argparse.Namespace, limit: timedelta | None = None
 ) -> Iterator[tuple[Snapshot, list[Change]]]:
-    """Yield the snapshots of the run that the command line names, each with what has changed.
+    """Yield snapshots of the run given on the command line, each with what has changed.
 
     :raises OperationFailed: the run is corrupted.
     """

@@ -19,7 +19,7 @@ from tinkex.files import locked, why_not_trusted, write_private
 
 #: Name of the file with the aliases.
 FILE = "aliases.json"
-#: Names that ``@`` gives another meaning, see :mod:`tinkex.api.resources.names`.
+#: Names that have another meaning after ``@``, see :mod:`tinkex.api.resources.names`.
 RESERVED = frozenset({"latest"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

@@ -36,7 +36,7 @@ VERSION = 1
 
 
 def read_argument(argument: str, stdin: TextIO | None, what: str = "API key") -> str:
-    """Return the key of ``--api-key``: *argument*, or read from *stdin* (``-``) or ``@FILE``.
+    """Return the key from ``--api-key``: *argument* itself, or read from *stdin* or ``@FILE``.
 
     :param what: name of the value, used in error messages.
     :raises SettingsError: the source is empty.
@@ -172,7 +172,7 @@ class StoredKey:
     """A key stored in the file.
 
     :ivar key_id: the service's id of the key, or one made by tinkex if the service has none.
-    :ivar base_url: the only address that it is sent to; ``None`` for the official service.
+    :ivar base_url: the only URL that it is sent to; ``None`` for the official service.
     :ivar is_default: whether it is used by default.
     """
 

@@ -283,7 +283,7 @@ def _nested(path: Sequence[str], value: Any) -> Any:
 def _replace(text: str, column: int, key: Any, old: Any, value: Any) -> str:
     """Write *value* in place of the node *old*, in a mapping that begins at *column*."""
     begin, end = old.start_mark.index, _end(old)
-    if begin < key.end_mark.index:  # an alias: its text is at another place
+    if begin < key.end_mark.index:  # an alias: its text is elsewhere
         raise NotEditable
     if isinstance(value, dict):
         head = text[:begin].rstrip(" ") + text[end : _line_end(text, end)]
@@ -304,7 +304,7 @@ def _end(node: Any) -> int:
     while node.id != "scalar" and not node.flow_style and node.value:
         last = node.value[-1]
         last = last[1] if isinstance(last, tuple) else last
-        if last.start_mark.index <= node.start_mark.index:  # an alias: its text is at another place
+        if last.start_mark.index <= node.start_mark.index:  # an alias: its text is elsewhere
             raise NotEditable
         node = last
     end: int = node.end_mark.index

@@ -1,4 +1,4 @@
-"""Settings of plugins: sections of a profile, read into the dataclasses that plugins declare."""
+"""Plugin settings: sections of a profile, read into the dataclasses that plugins declare."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tinkex.config.values import Written, parse_flag
 from tinkex.exceptions import PluginError, SettingsError, TinkexError
 from tinkex.files import user_path
 
-#: The key of a profile whose members are the sections, by the name of the distribution.
+#: The profile key that contains the sections of plugins, by distribution name.
 KEY = "plugins"
 #: Type of a setting → what its value must be, in words.
 _WORDS = {
@@ -63,14 +63,14 @@ def read(name: str, sections: Mapping[str, Any], origin: str, hint: str | None =
             ) from error
     try:
         return schema(**values)
-    except ValueError as error:  # of its own __post_init__
+    except ValueError as error:  # raised by the plugin's __post_init__
         raise SettingsError(
             f"settings of {name}: {error} (from {origin})", hint=hint or _how_to_change(origin)
         ) from error
 
 
 def effective(sections: Mapping[str, Any], origin: str) -> Iterator[tuple[str, Any, str, str]]:
-    """Yield the name, value, origin and description of each setting of plugins.
+    """Yield the name, value, origin and description of each plugin setting.
 
     Values of fields with ``repr=False``, and all values of a section that no plugin reads, are
     masked. Plugins that do not load are omitted unless *sections* has their settings.
@@ -111,7 +111,7 @@ def masked(name: str, value: Any) -> Any:
 
 
 def names() -> list[str]:
-    """Return the names of all settings of plugins: ``plugins.DISTRIBUTION.SETTING``.
+    """Return the names of all plugin settings: ``plugins.DISTRIBUTION.SETTING``.
 
     Settings of a plugin that does not load are omitted.
     """
@@ -210,7 +210,7 @@ def types_of(schema: Any) -> dict[str, Any]:
 
 
 def check(schema: Any) -> None:
-    """Check that a plugin can declare its settings by *schema*.
+    """Check that a plugin can declare its settings with *schema*.
 
     :raises PluginError: see :func:`types_of`; or a default is not valid.
     """
@@ -286,6 +286,6 @@ def _parsed(hint: Any, value: Any) -> Any:
             return tuple(map(str, value))
     elif isinstance(value, str):
         return file.config_path().parent / user_path(value) if hint is Path else hint(value)
-    elif type(value) is hint or (hint is float and type(value) is int):  # of a plugin's profile
+    elif type(value) is hint or (hint is float and type(value) is int):  # from a plugin's profile
         return hint(value)
     raise ValueError

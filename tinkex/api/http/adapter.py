@@ -168,7 +168,7 @@ def _prepared(request: HttpRequest) -> requests.PreparedRequest:
 def proxies_for(url: str) -> dict[str, str]:
     """Return the proxies for *url* (scheme → URL), empty for a direct connection.
 
-    Honours HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY in upper or lower case. Requests to this
+    Honors HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY in upper or lower case. Requests to this
     machine never go through a proxy: they, and the API key in them, may be unencrypted.
     """
     return {} if is_loopback(url) else dict(get_environ_proxies(url))
@@ -189,7 +189,7 @@ _end: ContextVar[float] = ContextVar("tinkex_deadline", default=math.inf)
 def deadline_scope(seconds: float) -> Iterator[None]:
     """Limit all connection activity of this thread inside the block to *seconds* in total.
 
-    The timeout of a socket starts over with every byte. So a server that sends single bytes could
+    A socket timeout starts over with every byte. A server that sends single bytes could therefore
     keep a client waiting forever, in any part of a response: the status line, headers, chunk sizes,
     trailers, or the header of a compressed body.
 
@@ -309,7 +309,7 @@ def _connect(connection: HTTPConnection, connect: Any) -> None:
 
 
 class Stopped(Exception):
-    """The process was suspended (Ctrl-Z) while it waited; the argument is the seconds."""
+    """The process was suspended (Ctrl-Z) while it waited; the argument is the number of seconds."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -319,7 +319,7 @@ class Stopped(Exception):
 def translated(error: Exception, url: str, proxy: str = "") -> TinkexError:
     """Convert *error*, raised by a request to *url*, to a tinkex error.
 
-    :param proxy: address of the proxy in use, empty if there is none.
+    :param proxy: URL of the proxy in use, empty if there is none.
     """
     causes, host = errors.chain(error), errors.host_of(url)
     return (
@@ -393,7 +393,7 @@ def _is_malformed(proxy: str) -> bool:
 
 
 def _public(proxy: str) -> str:
-    """Return the URL of *proxy* without user name and password."""
+    """Return the URL *proxy* without its user name and password."""
     return re.sub(r"^(\w+://)?.*@", r"\1", proxy)
 
 
@@ -414,7 +414,7 @@ def _urllib3_error(causes: list[BaseException], host: str) -> TinkexError | None
             return Unreachable(f"{host} does not respond")
         if isinstance(cause, urllib3.exceptions.ReadTimeoutError):
             return errors.timed_out(host)
-        if isinstance(cause, http.client.IncompleteRead):  # that of urllib3 is one
+        if isinstance(cause, http.client.IncompleteRead):  # or urllib3's subclass
             return ConnectionFailed(f"the connection to {host} was closed during a response")
         if isinstance(cause, urllib3.exceptions.InvalidHeader):
             return InvalidResponse(f"{host} sent contradictory content lengths")

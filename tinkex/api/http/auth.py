@@ -9,7 +9,7 @@ from collections.abc import Callable
 from tinkex.settings import Settings
 
 HEADER = "X-API-Key"
-#: How every JSON Web Token begins.
+#: Prefix of every JSON Web Token.
 JWT_PREFIX = "eyJ"
 #: The text shown in place of a credential.
 HIDDEN = "…"
@@ -22,7 +22,7 @@ _SECRET = re.compile("auth|cookie|credential|key|pass|secret|token", re.IGNORECA
 class KeyAuth:
     """The credential of one client: its API key, or the token that it was exchanged for.
 
-    :param settings: where the key comes from; it is read, or its command run, now.
+    :param settings: the source of the key; the key is read, or its command run, immediately.
     :raises tinkex.exceptions.SettingsError: there is no usable key.
     """
 
@@ -31,8 +31,8 @@ class KeyAuth:
         self._key = settings.credential()
         self._token: str | None = None
         self._lock = threading.Lock()
-        #: Strings to hide, longest first, so that no part of one remains; and whether each is
-        #: also hidden in successful responses, whose content is data.
+        #: Strings to hide, longest first so that no part of a string remains, and whether to hide
+        #: each one also in successful responses, whose content is data.
         self._secrets: dict[str, bool] = {}
         self._remember(self._key)
         for name, value in settings.headers.items():
@@ -102,7 +102,7 @@ class KeyAuth:
     def _remember(self, secret: str | None, *, in_data: bool = True) -> None:
         if secret:
             in_data = in_data or self._secrets.get(secret, False)
-            known = {**self._secrets, secret: in_data}  # other threads read the old one
+            known = {**self._secrets, secret: in_data}  # other threads may be reading the old one
             self._secrets = dict(sorted(known.items(), key=lambda item: -len(item[0])))
 
 

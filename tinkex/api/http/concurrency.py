@@ -123,7 +123,7 @@ class _Pool(Generic[T, R]):
             return *found, self._active
 
     def _give_back(self, index: int, item: T, active: int, error: LimitReached) -> bool:
-        """Put an item whose call raised *error* back; return whether this worker ends.
+        """Put back an item whose call raised *error*; return whether this worker ends.
 
         :param active: the number of workers when its call began.
         :raises LimitReached: it was the only worker, so trying again does not help.

@@ -16,7 +16,7 @@ from tinkex.plugins import HttpPool, HttpRequest, PoolOptions, PoolSettings, Sen
 
 #: The shell inserts the key when the line is run; the line does not contain it.
 KEY_VARIABLE = "TINKER_API_KEY"
-#: Headers that curl adds by itself, or that make sense for one call only.
+#: Headers that curl adds by itself, or that are meaningful for one call only.
 _LEFT_OUT = frozenset(
     {"accept-encoding", "connection", "content-length", "user-agent", "x-idempotency-key"}
 )

@@ -27,7 +27,7 @@ CA_HINT = (
 
 
 def host_of(url: str) -> str:
-    """Return ``host:port`` of *url*, or ``host`` if it names no port."""
+    """Return ``host:port`` of *url*, or ``host`` if the URL has no port."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "the server", parts.port

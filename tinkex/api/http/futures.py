@@ -26,7 +26,7 @@ PROTOBUF = "application/x-protobuf"
 POLL_TIMEOUT = 45.0
 #: Number of consecutive failed polls after which the operation fails.
 MAX_FAILURES = 5
-#: Seconds between two polls that the server does not hold open; some refuse faster polling.
+#: Seconds between two polls that the server does not hold open; some servers refuse faster ones.
 INTERVAL = 1.0
 _LONGEST_BACKOFF = 30.0
 #: ``type`` of an operation that failed, on some servers.
@@ -62,7 +62,7 @@ def outcome(
     Servers differ in which operations they complete at once. For the other parameters and the
     errors see :func:`result`.
 
-    :param accepted: the response.
+    :param accepted: the first response.
     :param wanted: a member that only the result has.
     """
     if accepted.get("request_id") is None:
@@ -102,8 +102,8 @@ def result(
 
     :param kind: the service's name for the operation: ``SaveWeights``.
     :param decode: function that decodes a protobuf result.
-    :param patient: only time in which the service does not respond counts towards the deadline, as
-        far as its patience allows; the number of failed polls is not limited.
+    :param patient: count only the time without a response towards the deadline, as far as its
+        patience allows, and do not limit the number of failed polls.
     :raises tinkex.exceptions.OperationFailed: the operation failed.
     :raises tinkex.exceptions.NotFound: the operation has expired (410) or is unknown.
     :raises tinkex.exceptions.TimedOut: the deadline has passed.
@@ -122,7 +122,7 @@ class _Poll:
         patient: bool,
     ) -> None:
         self._patient = patient
-        #: When the service responded last, as the time that the deadline measures.
+        #: ``deadline.elapsed`` when the service last responded.
         self._responded = deadline.elapsed
         self._transport = transport
         self._deadline = deadline

@@ -21,7 +21,7 @@ CONCURRENCY = 8
 
 
 class Page(list[T]):
-    """Part of a list, as a list.
+    """Consecutive items of a longer list.
 
     :ivar total: number of items in the whole list, or ``None`` if unknown.
     :ivar offset: number of items skipped.
@@ -135,7 +135,7 @@ class Walk(Generic[T]):
         return range(self._reached, end, self._page_size)
 
     def _fetched(self, start: int) -> tuple[int, list[T], int | None]:
-        """Return the number of items requested at *start*, those received, and the total."""
+        """Return the number of items requested at *start*, the received items, and the total."""
         size = self._page_size if self._end is None else min(self._page_size, self._end - start)
         items, total = self._fetch(size, start)
         # Some servers ignore the limit and send the whole list.
@@ -178,7 +178,7 @@ def walk(
     key: Callable[[T], Hashable] = lambda item: item,
     rows: Callable[[schema.Json, str], list[Any]] = schema.rows,
 ) -> Walk[T]:
-    """Return an iterator over the list at ``request.path``; this is also its name in a page.
+    """Return an iterator over the list at ``request.path``; the path is also its name in a page.
 
     :param read: converts the JSON form of an item.
     :param rows: returns the items of a page, given the page and their name.

@@ -72,7 +72,7 @@ class Prober:
 
     :param settings: the effective settings.
     :param seconds: time limit of each check.
-    :param pool: sends the requests instead of the pool that the settings name.
+    :param pool: the pool to use instead of the one in the settings.
     """
 
     def __init__(self, settings: Settings, seconds: float, pool: HttpPool | None = None) -> None:

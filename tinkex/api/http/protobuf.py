@@ -34,7 +34,7 @@ Field = tuple[int, int | bytes]
 def sample_response(message: bytes) -> dict[str, Any]:
     """Return the JSON form of a ``SampleResponse``.
 
-    :raises InvalidResponse: *message* is not one.
+    :raises InvalidResponse: *message* is malformed.
     """
     found: dict[str, Any] = {
         "sequences": [],
@@ -57,7 +57,7 @@ def sample_response(message: bytes) -> dict[str, Any]:
 def forward_backward_output(message: bytes) -> dict[str, Any]:
     """Return the JSON form of a ``ForwardBackwardOutput``.
 
-    :raises InvalidResponse: *message* is not one.
+    :raises InvalidResponse: *message* is malformed.
     """
     kind = ""
     outputs: list[dict[str, Any]] = []
@@ -135,7 +135,7 @@ def _sequence(message: bytes) -> dict[str, Any]:
 
 
 def _topk(message: bytes) -> list[list[list[Any]] | None]:
-    """Return, for each position, its ``[token, logprob]`` pairs, or ``None`` without any."""
+    """Return, for each position, its ``[token, logprob]`` pairs, or ``None`` if it has none."""
     parts = dict(_fields(message))
     tokens, logprobs = _array(parts.get(1, b""), "i"), _array(parts.get(2, b""), "f")
     width, length = _int(parts.get(3, 0)), _int(parts.get(4, 0))

@@ -31,7 +31,7 @@ _JITTER = 0.1
 _RANDOM = random.Random()  # noqa: S311
 #: Seconds by which a wait may end late on a busy machine; if later, the process was suspended.
 LATE = 1.0
-#: Minimum of seconds left after a suspension, or the whole time limit if that is shorter.
+#: Minimum number of seconds left after a suspension, or the whole time limit if that is shorter.
 _AFTER_SUSPENSION = 10.0
 
 
@@ -166,7 +166,7 @@ class Retrying:
     def after_response(self, status: int, headers: Mapping[str, str]) -> float | None:
         """Return the seconds until the call is sent again, or ``None`` if it is not.
 
-        :param headers: those of the response, their names in lower case.
+        :param headers: the response headers, with names in lower case.
         """
         wanted = headers.get("x-should-retry", "").lower()
         asked = retry_after(headers)
@@ -212,14 +212,14 @@ class Retrying:
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that a server asks the client to wait, or ``None`` if it does not ask.
 
-    :param headers: those of its response, their names in lower case.
+    :param headers: the response headers, with names in lower case.
     """
     value = ""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         value = headers.get(name, "")
         if value.replace(".", "", 1).isdecimal() and value.isascii():
             return float(value) * unit
-    from email.utils import parsedate_to_datetime  # 3 ms that few responses need
+    from email.utils import parsedate_to_datetime  # takes 3 ms; few responses need it
 
     try:
         return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)

@@ -62,7 +62,7 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SAME_REQUEST = frozenset({307, 308})
 #: Maximum number of redirects followed for one request.
 _HOPS = 5
-#: For a 429 without a retry time, to a request that creates something.
+#: Hint after a 429 without a retry time, for a request that creates something.
 _LIMIT_HINT = (
     "The server limits concurrent sessions. End a session or a run, or wait until idle "
     "sessions end."
@@ -204,9 +204,9 @@ class Response:
 class Transport:
     """Sends API calls to one service with one key.
 
-    :param settings: address, key, HTTP pool and timeout.
+    :param settings: base URL, key, HTTP pool and timeout.
     :param on_wait: called for every wait, see :class:`tinkex.api.Wait`.
-    :param pool: sends the requests instead of the pool that the settings name.
+    :param pool: the pool to use instead of the one in the settings.
     :ivar missing: endpoints that the service lacks, so that they are not requested again. An
         endpoint is added only after its substitute has worked: an outage must not be treated as a
         missing endpoint. The last substitute is always tried.
@@ -427,7 +427,7 @@ class Transport:
         response = self._sender.send(request, timeouts)
         if response.status == 407:
             response.close()
-            from tinkex.api.http import adapter  # knows the proxies; most pools do without it
+            from tinkex.api.http import adapter  # most pools do not need it
 
             proxy = adapter.proxy_for(request.url) or ""
             raise adapter.proxy_refusal(407, errors.host_of(request.url), proxy)

@@ -53,7 +53,7 @@ class ApiKey:
 class KeyCheck:
     """The result of a check: the service has responded and did not refuse the key.
 
-    :ivar api_key: the service's record of the key, or ``None`` if it does not offer that.
+    :ivar api_key: the service's record of the key, or ``None`` if the service does not return it.
     :ivar seconds: response time, including the connection.
     :ivar is_proved: whether the service has accepted the key; some services cannot confirm it.
     """
@@ -133,7 +133,7 @@ class Auth:
         )
 
     def revoke(self) -> None:
-        """Delete the key on the server, for every user of it."""
+        """Delete the key on the server, for everyone who uses it."""
         deadline = self._transport.deadline("the revocation of the key")
         request = Request("DELETE", "auth/apikey/me", what="revoking a key")
         self._transport.call(request, deadline)

@@ -36,12 +36,12 @@ _PRICED = frozenset({"training", "sampling_prefill", "sampling_sample", "storage
 class UsageEvent:
     """The usage of one type in one hour.
 
-    :ivar bucket_start: beginning of the hour, UTC; *bucket_end* is after its end.
+    :ivar bucket_start: beginning of the hour, UTC; *bucket_end* is the beginning of the next.
     :ivar type: ``training``, ``sampling_prefill``, ``sampling_sample``, ``checkpoint``,
         ``storage``, or a type added later.
     :ivar cached: whether prefill tokens came from the cache.
     :ivar count: checkpoint operations.
-    :ivar free: whether the storage costs nothing.
+    :ivar free: whether the storage is free of charge.
     :ivar estimated_cost_usd: its price, or ``None`` while unknown.
     :ivar raw: the event as received.
     """
@@ -224,7 +224,7 @@ class UsageSummary:
     """The sums of a group of usage events.
 
     :ivar key: the day, session or other key of the group; ``None`` if not reported.
-    :ivar prefill_tokens: tokens of prompts, including those from the cache.
+    :ivar prefill_tokens: prompt tokens, including those from the cache.
     :ivar cached_tokens: prompt tokens from the cache.
     :ivar checkpoints: checkpoint operations.
     :ivar cost_usd: sum of the known prices.

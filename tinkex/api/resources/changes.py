@@ -1,4 +1,4 @@
-"""Changes of checkpoints: delete, publish, unpublish, set an expiry time.
+"""Changes to checkpoints: delete, publish, unpublish, set an expiry time.
 
 The list of a run is fetched before its checkpoints are changed. A server whose ids have no kind may
 change ``weights/x`` on a request to change ``sampler_weights/x``, and report success.
@@ -48,7 +48,7 @@ class _Run:
     :ivar is_read: whether its list need not be fetched again.
     :ivar error: the error that reading its list raised.
     :ivar left: the original checkpoints that are still listed.
-    :ivar lost: those that disappeared without a request and have not been reported.
+    :ivar lost: checkpoints that disappeared without a request and have not been reported.
     :ivar looked: when *left* was last updated, by :func:`time.monotonic`.
     """
 

@@ -85,7 +85,7 @@ class Checkpoints:
         *,
         access_scope: str | None = None,
     ) -> Page[Checkpoint]:
-        """Return checkpoints, the newest first; those of unknown time come last.
+        """Return checkpoints, newest first; those of unknown time come last.
 
         Some servers have no list across all runs, or one without sampler checkpoints; then each run
         is listed, and the page's ``note`` says so.
@@ -132,7 +132,7 @@ class Checkpoints:
 
         Limit, offset and scope are those of :meth:`list`.
 
-        :param sort: member of :class:`Checkpoint` to sort by; the newest first by default.
+        :param sort: member of :class:`Checkpoint` to sort by; newest first by default.
         :raises tinkex.exceptions.NotFound: there is no such run.
         """
         limit = pagination.positive_limit(limit, offset)
@@ -163,9 +163,9 @@ class Checkpoints:
     def info(self, path: str) -> CheckpointInfo:
         """Return everything that the service reports about the checkpoint *path*.
 
-        Also works for a published checkpoint of another account.
+        This also works for a published checkpoint of another account.
 
-        :raises tinkex.exceptions.NotFound: it does not exist; the hint lists others of its run.
+        :raises tinkex.exceptions.NotFound: it does not exist; the hint lists others in its run.
         """
         deadline = self._transport.deadline("the checkpoint")
         parsed = TinkerPath.from_string(path)
@@ -250,7 +250,7 @@ class Checkpoints:
     def check_name(self, name: str) -> None:
         """Check that the service accepts *name* for a new checkpoint, as far as that is known.
 
-        :raises tinkex.exceptions.UsageError: it does not; raised before a run is created.
+        :raises tinkex.exceptions.UsageError: the service does not accept *name*.
         """
         from tinkex.api.training import client as training
 
@@ -266,8 +266,8 @@ class Checkpoints:
     ) -> str:
         """Copy the checkpoint *path*, keeping its kind and name, and return the copy's path.
 
-        :param project_id: the project that will own the copy; by default it is in a new run of a
-            new session, which cannot be trained further.
+        :param project_id: the project that will own the copy; by default, the copy belongs to a
+            new run of a new session. That run cannot be trained further.
         :param ttl_seconds: seconds until the copy expires; the original's expiry is not copied.
         :param access_token: key of the account that may read the original, if not this one.
         """
@@ -285,7 +285,7 @@ class Checkpoints:
         return copy
 
     def suggest(self, path: str, *, to_sample: bool = False) -> str | None:
-        """Return a hint with other checkpoints of the run of the missing *path*; never raises.
+        """Return a hint that lists other checkpoints in the run of *path*; never raises.
 
         :param to_sample: only suggest sampler checkpoints; *path* may exist, but cannot be sampled.
         """
@@ -321,7 +321,7 @@ class Checkpoints:
         :param force: replace existing files, once the new ones are complete.
         :param on_progress: called after every block received, by one thread at a time.
         :raises tinkex.exceptions.LocalError: a file exists or cannot be written, or another
-            process downloads the same checkpoint to the same place.
+            process downloads the same checkpoint to the same directory.
         """
         return self._fetch(TinkerPath.from_string(path), path_of(directory), force, on_progress)
 
@@ -336,8 +336,8 @@ class Checkpoints:
     ) -> Iterator[DownloadResult]:
         """Download several checkpoints, each into ``<run>/<kind>/<name>`` below *directory*.
 
-        Every checkpoint is tried; the outcomes are yielded in their order. Complete downloads
-        are skipped, incomplete ones replaced.
+        Every checkpoint is tried, and the results are yielded in the given order. Complete
+        downloads are skipped, incomplete ones replaced.
 
         :param force: download complete ones as well, and replace existing files.
         :param with_run: if false, the directories are ``<kind>/<name>``, as for :meth:`sync`.
@@ -378,7 +378,7 @@ class Checkpoints:
 
     @contextmanager
     def open_files(self, path: str) -> Iterator[RemoteFiles]:
-        """Open the files of the checkpoint *path* for reading, without a download of all of them.
+        """Open the files of the checkpoint *path* for reading, without downloading all of them.
 
         >>> with client.checkpoints.open_files(path) as files:          # doctest: +SKIP
         ...     config = json.load(files.open("adapter_config.json"))
@@ -439,7 +439,7 @@ def closest(name: str, names: Iterable[str]) -> list[str]:
 
 
 def list_of_run(transport: Transport, run_id: str, deadline: Deadline) -> list[Checkpoint]:
-    """Return all checkpoints of the run *run_id*, the newest first.
+    """Return all checkpoints of the run *run_id*, newest first.
 
     :raises NotFound: there is no such run.
     :raises NotOffered: the service has no such endpoint.

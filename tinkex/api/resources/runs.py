@@ -73,7 +73,7 @@ class Runs:
     def list(
         self, limit: int | None = 20, offset: int = 0, *, access_scope: str | None = None
     ) -> Page[TrainingRun]:
-        """Return runs, the last used first; those of unknown time come last.
+        """Return runs, most recently used first; those of unknown time come last.
 
         :param limit: maximum number of runs; ``None`` or 0 for all.
         :param access_scope: ``owned``, or ``accessible`` for all that the key may read.
@@ -110,7 +110,7 @@ class Runs:
         """Return filtered and sorted runs; the whole list is fetched and filtered here.
 
         :param model: part of the base model's name; case is ignored.
-        :param sort: member of :class:`TrainingRun` to sort by; the last used first by default.
+        :param sort: member of :class:`TrainingRun` to sort by; most recently used first by default.
         """
         limit = pagination.positive_limit(limit, offset)
         part = (model or "").casefold()

@@ -38,7 +38,7 @@ class Selection:
     :ivar run_id: id of its run, or a pattern with ``*``, ``?`` or ``[…]``.
     :ivar before: saved before this time.
     :ivar after: saved at this time or later.
-    :ivar expires_before: expires, and before this time.
+    :ivar expires_before: has an expiry time before this time.
     :raises UsageError: there is no such type.
     """
 
@@ -150,7 +150,7 @@ class Decision:
 
 
 def plan(checkpoints: Iterable[Checkpoint], policy: Policy, now: datetime) -> list[Decision]:
-    """Return a decision for each of *checkpoints*, sorted by group, the newest first.
+    """Return a decision for each of *checkpoints*, sorted by group, newest first.
 
     The newest is the one saved last; among several saved at the same time, the one with the largest
     step. A checkpoint whose kind, type or time is unknown is kept and counts as the oldest.

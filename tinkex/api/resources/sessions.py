@@ -1,4 +1,4 @@
-"""Sessions, which training and sampling belong to: open, list and search them, download a trace."""
+"""Sessions of training and sampling: open, list and search them, and download traces."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ class Sessions:
     def list(
         self, limit: int | None = 20, offset: int = 0, *, accessible: bool = False
     ) -> Page[str]:
-        """Return the ids of sessions, the newest first.
+        """Return the ids of sessions, newest first.
 
         :param limit: maximum number of ids; ``None`` or 0 for all.
         :param accessible: include sessions of other users that the key may read.
@@ -241,7 +241,7 @@ class Sessions:
     def search(
         self, query: SessionQuery | None = None, limit: int | None = 20
     ) -> Page[SessionSummary]:
-        """Return the sessions that match *query*, the newest first.
+        """Return the sessions that match *query*, newest first.
 
         :param query: conditions; by default all sessions of the caller.
         :param limit: maximum number of sessions; ``None`` or 0 for all.
@@ -297,9 +297,9 @@ class Sessions:
         force: bool = False,
         on_progress: OnProgress | None = None,
     ) -> Trace:
-        """Download the timeline of a session as a Perfetto trace (https://ui.perfetto.dev).
+        """Download a session's timeline as a Perfetto trace (https://ui.perfetto.dev).
 
-        The file is written completely or not changed.
+        The file is either written completely or not changed.
 
         :param target: the file; by default ``<session id>.pftrace`` in the current directory.
         :param force: replace an existing file.

@@ -113,7 +113,7 @@ def snapshots(
 
 
 def changes(before: Snapshot | None, now: Snapshot) -> list[Change]:
-    """Return the changes since *before*, the earliest first.
+    """Return the changes since *before*, earliest first.
 
     :param before: ``None`` for the first snapshot: everything is new.
     """

@@ -25,7 +25,7 @@ SPECIAL = "special_tokens_map.json"
 #: File of a model, next to ``tokenizer.json``, with the tokens that end a generation
 #: (``transformers.GenerationConfig``).
 GENERATION_CONFIG = "generation_config.json"
-#: Marks around the text of the assistant: characters that Unicode reserves for internal use.
+#: Marks around the assistant's text: characters that Unicode reserves for internal use.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 _GENERATION = re.compile(r"{%[-+]?\s*generation\b")
 
@@ -149,7 +149,7 @@ class ChatTemplate:
 
 
 def generation_ends(directory: Path) -> list[int]:
-    """Return the ids of the tokens that end a generation, by the model's files in *directory*.
+    """Return the ids of the tokens that end a generation, from the model's files in *directory*.
 
     :raises ChatTemplateError: they cannot be read.
     """
@@ -201,8 +201,8 @@ def _joined(content: object) -> str | None:
 def special_tokens(directory: Path) -> dict[str, str]:
     """Return name → text of the special tokens of the tokenizer in *directory*.
 
-    The precedence is that of transformers: ``special_tokens_map.json`` is ignored if
-    ``tokenizer_config.json`` has the newer ``added_tokens_decoder``.
+    As in transformers, ``special_tokens_map.json`` is ignored if ``tokenizer_config.json`` has the
+    newer ``added_tokens_decoder``.
 
     :raises ChatTemplateError: a file cannot be read.
     """
@@ -242,7 +242,7 @@ def _environment(marks: tuple[str, str]) -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """``{% generation %}`` encloses the text of the assistant."""
+        """``{% generation %}`` encloses the assistant's text."""
 
         tags = {"generation"}  # noqa: RUF012 - as jinja2 has it
 

@@ -168,8 +168,8 @@ class SamplingClient:
         """Return *num_samples* continuations of the prompt *tokens*.
 
         :param prompt_logprobs: also return the logprob of each token of the prompt.
-        :param prompt_logprobs_last_n: return only those of this number of tokens at the end of the
-            prompt; the others are ``None``.
+        :param prompt_logprobs_last_n: return logprobs only for this number of tokens at the end of
+            the prompt; the others are ``None``.
         :param topk_prompt_logprobs: number of most likely tokens to return for each position of the
             prompt.
         :param topk_logprobs: number of most likely tokens to return for each sampled position.
@@ -281,7 +281,7 @@ class SamplingClient:
         raise AssertionError("unreachable")
 
     def _submit(self, body: dict[str, Any], size: int, deadline: Deadline) -> dict[str, Any]:
-        """Submit the sample, and repeat that after each refusal; return the response."""
+        """Submit the sample, again after each refusal; return the response."""
         # With the same number, the service treats repeated submissions as one sample.
         request = Request(
             "POST",

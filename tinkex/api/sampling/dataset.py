@@ -1,4 +1,4 @@
-"""Rows of data sets for supervised training: conversations, prompts with completions, texts."""
+"""Data set rows for supervised training: conversations, prompts with completions, and texts."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Text:
 class SupervisedRow:
     """One row of a data set.
 
-    :ivar where: its place for error messages: ``data.jsonl, line 7``.
+    :ivar where: its position, for error messages: ``data.jsonl, line 7``.
     :ivar source: the row as it was read.
     """
 
@@ -89,7 +89,7 @@ def read_supervised_rows(
     :param name: name of the file for error messages.
     :param layout: the layout of all rows, one of :attr:`SupervisedRow.LAYOUTS`; by default each
         row's layout is derived from its members.
-    :raises UsageError: a row is invalid; the message names its place.
+    :raises UsageError: a row is invalid; the message gives its position.
     :raises LocalError: the file cannot be read.
     """
     for where, text in _items(file, name):
@@ -106,7 +106,7 @@ def read_supervised_rows(
 
 
 def _items(file: IO[bytes], name: str) -> Iterator[tuple[str, bytes | object]]:
-    """Yield the place of each row, and its line or, from an array, its value."""
+    """Yield the position of each row, and its line in the file or its value in the array."""
     try:
         number, is_first = 0, True
         while line := file.readline(MAX_INPUT):

@@ -1,6 +1,6 @@
 """Requests for logprobs, and servers that do not return them.
 
-Servers refuse members of a request that they do not know (TuFT), or ignore them (SkyRL); both are
+Some servers refuse unknown members of a request (TuFT), others ignore them (SkyRL). Both cases are
 reported as :class:`~tinkex.exceptions.LogprobsUnavailable`.
 """
 
@@ -24,7 +24,7 @@ _NAMES = {
     _TOPK_PROMPT: "alternatives to the tokens of the prompt",
     _TOPK: "alternatives to the sampled tokens",
 }
-#: Words of servers about a member that they do not know, unlike one whose value is out of range.
+#: Words in an error about an unknown member, as opposed to a value that is out of range.
 _UNKNOWN = re.compile(
     r"\bnot (offer|support|permit|allow|implement|recogni[sz]e|available)"
     r"|\b(unsupported|unknown|unexpected|unrecogni[sz]ed|forbidden|extra)\b",
@@ -36,7 +36,7 @@ def request_members(wanted: Logprobs, size: int, *, last_n: bool) -> dict[str, A
     """Return the members of a request for *wanted*, without default values.
 
     :param size: number of tokens in the prompt.
-    :param last_n: the server may know :data:`LAST_N`.
+    :param last_n: whether the server may support :data:`LAST_N`.
     """
     members: dict[str, Any] = {}
     if wanted.of_prompt:

@@ -1,7 +1,7 @@
 """Stop sequences of chat models: the tokens and strings that end a reply.
 
-They are derived from the chat template and from the files next to it, like those of the renderers
-in the Tinker cookbook, which are written by hand for each family of models.
+They are derived from the chat template and from the files next to it. The renderers in the Tinker
+cookbook, in contrast, define them by hand for each model family.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class StopSequences:
         return replace(params, stop=tuple(dict.fromkeys(texts)))
 
     def cut(self, tokens: Sequence[int]) -> list[int]:
-        """Return *tokens* without those at the end that end a reply."""
+        """Return *tokens* without the trailing ones that end a reply."""
         kept = list(tokens)
         while kept and kept[-1] in self.tokens:
             kept.pop()

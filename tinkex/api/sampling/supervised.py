@@ -184,7 +184,7 @@ class ExampleBuilder:
         return tokens, weights
 
     def _encoded_apart(self, text: str, edges: Sequence[int]) -> tuple[list[int], list[Span]]:
-        """Encode the text between *edges* separately: replies are sampled after whole tokens."""
+        """Encode the text between *edges* separately, because replies begin at a token boundary."""
         tokens: list[int] = []
         offsets: list[Span] = []
         for start, end in zip([0, *edges], [*edges, len(text)], strict=True):

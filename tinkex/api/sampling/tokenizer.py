@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 FILE = "tokenizer.json"
 
-#: Maximum size of a text, in bytes of UTF-8: a hundred times the context of any model.
+#: Maximum size of a text in UTF-8 bytes: a hundred times the context of any model.
 MAX_TEXT = 64 * 1024 * 1024
 #: Maximum size in bytes of a text that is encoded without a separate thread.
 _SHORT = 64 * 1024
 
-#: The header of the final channel, in the format of GPT-OSS ("harmony"): its tokens.
+#: The tokens in the header of the final channel, in the GPT-OSS format ("harmony").
 _FINAL_CHANNEL = ("<|channel|>", "final", "<|message|>")
 #: Maximum number of tokens that form one character: its bytes in UTF-8.
 _MOST_PARTS = 4
@@ -151,7 +151,7 @@ class Tokenizer:
 
     @cached_property
     def end_of_text(self) -> int | None:
-        """The token that ends a text, if the files of the tokenizer name one.
+        """The token that ends a text, if the tokenizer's files specify one.
 
         :raises ChatTemplateError: they cannot be read.
         """
@@ -239,7 +239,7 @@ class Tokenizer:
 
 
 def _size_of(text: str) -> int:
-    """Return the size of *text* in bytes of UTF-8.
+    """Return the size of *text* in UTF-8 bytes.
 
     :raises UsageError: it is not valid Unicode, or longer than :data:`MAX_TEXT`.
     """
@@ -279,7 +279,7 @@ def load_tokenizer(name: str, *, sources: Iterable[TokenizerSource] | None = Non
 
 
 def _local(name: str) -> Path | None:
-    """Return the local file that *name* names, or ``None`` if it is a model's name."""
+    """Return the local file that *name* refers to, or ``None`` if it is a model's name."""
     path = user_path(name)
     try:
         if path.is_dir():
@@ -354,7 +354,7 @@ def repository_of(model: str) -> Repository | None:
     if model in _PINNED:
         return _PINNED[model]
     if model.startswith("meta-llama/Llama-3"):
-        return _LLAMA_3  # the original requires acceptance of a licence
+        return _LLAMA_3  # the original requires acceptance of a license
     parts = model.split("/")
     if not all(parts) or len(parts) > 3 or any(part in (".", "..") for part in parts):
         return None
@@ -397,7 +397,7 @@ def _cached(repository: Repository) -> Path | None:
 
 
 def hub_state(path: str = "") -> tuple[str, str | None, bool]:
-    """Return the hub's address, why it is unavailable (``None``: it is available), and whether a
+    """Return the hub's URL, why it is unavailable (``None``: it is available), and whether a
     token for it is configured.
 
     :param path: path of the request to the hub.
@@ -424,7 +424,7 @@ def _download(repository: Repository) -> Path:
     """
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:  # what else is needed to say so takes 0.2 s to import
+    if constants.HF_HUB_OFFLINE:  # checked before an import that takes 0.2 s
         raise TokenizerError("it is not in the cache, and HF_HUB_OFFLINE is set")
     # A single request first, because the library retries for half a minute.
     _, problem, _ = hub_state(f"/{repository.name}/resolve/{repository.revision or 'main'}/{FILE}")

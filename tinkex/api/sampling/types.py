@@ -37,7 +37,7 @@ def brief_json(value: object) -> str:
 
 
 def why_not_json(error: Exception) -> str:
-    """Return the reason and the place of *error*, raised by :func:`json.loads`."""
+    """Return the reason and the position of *error*, raised by :func:`json.loads`."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if not isinstance(error, json.JSONDecodeError):
@@ -70,8 +70,8 @@ class SamplingParams:
     :ivar max_tokens: maximum number of tokens to generate; ``None``: :data:`DEFAULT_MAX_TOKENS`.
     :ivar temperature: 0 always selects the most likely token.
     :ivar top_k: sample from this number of most likely tokens; -1 for all.
-    :ivar top_p: sample from the most likely tokens with this total probability, up to 1.
-    :ivar seed: makes the result repeatable, where the server supports it.
+    :ivar top_p: sample from the most likely tokens up to this total probability, at most 1.
+    :ivar seed: makes the result reproducible, if the server supports it.
     :ivar stop: strings that end a sequence, or ids of such tokens; the protocol does not allow a
         list of both.
     :raises UsageError: a value is of another type or out of range.
@@ -131,7 +131,7 @@ class Logprobs:
     """The logprobs to request in addition to those of the sampled tokens.
 
     :ivar prompt_logprobs: request the logprob of each token of the prompt.
-    :ivar prompt_logprobs_last_n: request only those of this number of tokens at the end of the
+    :ivar prompt_logprobs_last_n: request logprobs only for this number of tokens at the end of the
         prompt.
     :ivar topk_prompt_logprobs: number of most likely tokens to return for each position of the
         prompt.

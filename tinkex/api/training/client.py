@@ -107,8 +107,8 @@ class SavedWeights:
 class TrainingClient:
     """A model in training; a context manager that finishes its session.
 
-    If the server cannot finish sessions, a run is unloaded if its first save is refused and that
-    error leaves the block.
+    If the server cannot finish sessions, the client unloads a run whose first save is refused,
+    provided that this error leaves the block.
 
     Returned by :meth:`tinkex.api.ServiceClient.create_lora_training_client`. Calls are sent one at
     a time, because the service expects their numbers in order.

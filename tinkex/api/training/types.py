@@ -51,7 +51,7 @@ class Datum:
     def from_example(cls, example: SupervisedExample, *, normalize: bool = False) -> Datum:
         """Return a datum for training on *example* with the loss ``cross_entropy``.
 
-        :param normalize: divide the weights by their sum, so that every example counts the same.
+        :param normalize: divide the weights by their sum, so that all examples have equal weight.
         """
         scale = 1 / example.num_trained if normalize and example.num_trained else 1.0
         return cls(

@@ -198,7 +198,7 @@ def _members(tar: tarfile.TarFile, source: _Source) -> Iterator[tarfile.TarInfo]
         check_number(number)
         if len(tar.pax_headers) > _MAX_GLOBAL:
             raise InvalidResponse("the archive contains headers that are too large")
-        cast(Any, tar).members.clear()  # tarfile keeps the headers of each
+        cast(Any, tar).members.clear()  # tarfile keeps every member's headers
         source.budget = None
         yield member
         source.budget = MAX_HEADERS

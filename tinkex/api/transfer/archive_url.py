@@ -33,7 +33,7 @@ GZIP, _TAR, _TAR_AT = b"\x1f\x8b", b"ustar", 257
 
 
 class ArchiveURL:
-    """Finds the signed URL of the archive of the checkpoint *path*."""
+    """Finds the signed URL of the archive with the checkpoint *path*."""
 
     def __init__(self, transport: Transport, path: TinkerPath) -> None:
         self._transport, self._path = transport, path

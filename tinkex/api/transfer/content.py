@@ -44,7 +44,7 @@ def kind_of(start: bytes) -> str | None:
 
 
 def check(name: str, file: BinaryIO) -> None:
-    """Check the format of *file* if its *name* is that of weights or an adapter configuration.
+    """Check the format of *file* if *name* denotes weights or an adapter configuration.
 
     :raises ValueError: it has another format, or is incomplete; the message has no subject.
     :raises OSError: it cannot be read.

@@ -112,7 +112,7 @@ class Directory:
             os.rmdir(name, dir_fd=self._handle)
 
     def entries(self) -> Iterator[tuple[Path, os.stat_result]]:
-        """Yield the relative path and status of everything below."""
+        """Yield the relative path and status of every entry below this directory."""
         for folder, folders, files, handle in os.fwalk(".", dir_fd=self._handle):
             for name in (*folders, *files):
                 with suppress(FileNotFoundError):  # removed in the meantime

@@ -1,4 +1,4 @@
-"""Downloads of checkpoints: as separate files or as an archive, one or several of them."""
+"""Downloads of one or more checkpoints, as separate files or as an archive."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
     from tinkex.api.http.retry import Deadline
     from tinkex.api.resources.sessions import Sessions
 
-#: Maximum number of concurrent checkpoints, and of files of each.
+#: Maximum number of concurrent checkpoints, and of concurrent files per checkpoint.
 _CHECKPOINTS, _FILES = 3, 4
 #: Name of the archive in the staging directory.
 _ARCHIVE = "archive"
 #: Name and lifetime in seconds of the copy that a service makes of a training checkpoint.
 _COPY_NAME, _COPY_TTL = "download", 3600
-#: Errors if the copy of an earlier attempt no longer exists.
+#: Errors raised if an earlier attempt's copy no longer exists.
 _GONE = (NotFound, NotOffered, Forbidden, BadRequest, InvalidResponse, UsageError)
 #: Signed URLs are renewed if they expire sooner than this.
 _MARGIN = timedelta(minutes=5)
@@ -96,7 +96,7 @@ def download(
             tracker.cancel()
         with local_errors(directory):
             mismatch = _checked(staging, files)
-            files.pop(Path(manifest.NAME), None)  # the checkpoint's own, if it has one
+            files.pop(Path(manifest.NAME), None)  # one that the checkpoint contains
             written = manifest.write(staging.content, path, files)
         staging.install([*files, written])
     sizes = [(name.as_posix(), file.size_bytes) for name, file in sorted(files.items())]

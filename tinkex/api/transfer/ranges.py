@@ -1,4 +1,4 @@
-"""The download of one file: resumed, in ranges if one connection is slow, and read meanwhile."""
+"""The download of one file: resumable, in ranges if one connection is slow, readable early."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ _WORTH = 1024 * 1024
 
 
 class Restarted(Exception):
-    """The download has started over, so that what was read may be of another version."""
+    """The download has started over, so the data already read may belong to another version."""
 
 
 class Failed(Exception):
-    """The download has failed, so that the rest of the file will not arrive."""
+    """The download has failed, so the rest of the file will not arrive."""
 
 
 class Written:
@@ -288,7 +288,7 @@ class FileDownload:
 
 
 class GrowingFile:
-    """The reading side of a file that is being downloaded; its methods are those of *file*."""
+    """Reads *file*, which is being downloaded, with the methods of a file object."""
 
     def __init__(self, file: FileIO, written: Written, version: int) -> None:
         self._file, self._written, self._version = file, written, version

@@ -1,7 +1,7 @@
 """The staging directory: it receives a download, which is then installed in the target.
 
-A cloned repository, or another user of a shared directory, may contain a directory of the same
-name. So nothing found on disk is trusted:
+A cloned repository may contain a directory of the same name, or another user of a shared directory
+may create one. So nothing found on disk is trusted:
 
 * It is created with mode 0700. An existing one is used only if it is private to this user,
   contains nothing but regular files and directories, and is the one that this user's state names.
@@ -60,7 +60,7 @@ USUAL_FILES = (
 _LAST = (Path(manifest.ADAPTER_CONFIG), Path(manifest.NAME))
 #: Errors after which a download cannot be resumed.
 _FINAL = (InvalidResponse, NotFound, NotOffered)
-#: Seconds between two writes of the state; a kill loses at most this much progress.
+#: Seconds between two writes of the state; a killed process loses at most this much.
 _INTERVAL = 1.0
 _LOCK = "lock"
 #: Directory of the files to install.
@@ -318,7 +318,7 @@ class StagingDirectory:
         with local_errors(self.target):
             for relative, found in list(self.content.entries()):
                 if relative not in names and not stat.S_ISDIR(found.st_mode):
-                    self.content.remove(relative)  # of an attempt that failed elsewhere
+                    self.content.remove(relative)  # left by an attempt that failed elsewhere
             # Everything is on the disk before the target is touched; Ctrl-C ends a long wait.
             for _ in map_ordered(self.content.sync_file, sorted(names), workers=_SYNCING):
                 pass
@@ -454,7 +454,7 @@ def _trusted(
     name = f"{name}-{secrets.token_hex(6)}"
     home.make(name, 0o700)
     root = home.enter(name)
-    if why_not_private(os.fstat(root.fileno())) is None:  # so the other is not from this process
+    if why_not_private(os.fstat(root.fileno())) is None:  # so the old one is not from this process
         root.close()
         home.remove_empty(name)
         raise _refused(where, reason)

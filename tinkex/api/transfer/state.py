@@ -1,7 +1,8 @@
 """The state of a download: sizes, tags and ranges of partial files, for the next attempt.
 
-It is a log of JSON lines; the last line of a file is valid. So the cost of a change does not depend
-on the number of files; a log that has doubled is replaced by one without outdated lines.
+The state is a log of JSON lines; the last line about a file is the valid one. The cost of a change
+therefore does not depend on the number of files. A log whose size has doubled is replaced by one
+without outdated lines.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tinkex.api.transfer import manifest
 from tinkex.files import private_directory, write_private
 
 _VERSION = 3
-#: Exceptions when the content was not written by a download.
+#: Exceptions raised if the content was not written by a download.
 _FOREIGN = (OSError, ValueError, RecursionError, KeyError, TypeError)
 #: Minimum number of appended bytes before a log is replaced.
 _SLACK = 256 * 1024

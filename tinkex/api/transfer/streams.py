@@ -1,7 +1,7 @@
 """Files from signed URLs: streamed without the API key, and resumed after a lost connection.
 
-Signed URLs belong to the storage of another party. The key is sent only to the origin of the
-service, also after redirects.
+Signed URLs refer to third-party storage. The key is sent only to the origin of the service, even
+after redirects.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tinkex.api.http.retry import Deadline
     from tinkex.api.http.transport import Response, Transport
 
-#: Maximum number of bytes read at a time; a kill loses at most this many bytes.
+#: Maximum number of bytes read at a time; a killed process loses at most this many bytes.
 BLOCK = 256 * 1024
 _REDIRECTS = 5
 _SCHEMES = ("http", "https")
@@ -43,7 +43,7 @@ _UNSATISFIABLE = 416
 
 
 class Changed(InvalidResponse):
-    """The version of the file differs from its first part, or the storage sends no ranges."""
+    """The file's version differs from that of its first part, or the storage sends no ranges."""
 
     def __init__(self) -> None:
         super().__init__(

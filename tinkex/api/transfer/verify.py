@@ -27,7 +27,7 @@ class VerifiedFile:
     """The result of checking one file.
 
     :ivar tinker_path: the checkpoint that it belongs to.
-    :ivar file: where it is.
+    :ivar file: its path.
     :ivar size_bytes: its size now; ``None`` if it is missing.
     :ivar status: ``ok``, ``missing``, ``changed``, ``invalid`` for a file that is unchanged but
         whose content does not match its name, or ``extra`` for a file that the download did not
@@ -104,8 +104,8 @@ def _compared(
             text, original = adapter.fixed(directory, Path(name), mismatch)
             new = ManifestFile(len(text), hashlib.sha256(text).hexdigest())
             if checked.status == "ok" or new == known:
-                # The manifest is replaced first, so that the same call completes a fix after a
-                # kill. A full disk leaves both unchanged.
+                # The manifest is replaced first, so that another call completes an interrupted
+                # fix. A full disk leaves both unchanged.
                 with replacing(checked.file) as stream:
                     stream.write(text)
                     stream.flush()
