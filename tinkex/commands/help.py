@@ -65,7 +65,7 @@ class Help(Command):
         return 0
 
     def _groups(self, names: Iterable[str]) -> str:
-        """Return all commands, each with a line, below the headings of their groups."""
+        """Return a line for each command, below the heading of its group."""
         found: dict[str, list[str]] = {heading: [] for heading in _GROUPS}
         for name in sorted(names):
             fits = (h for h in _GROUPS if any(fnmatchcase(name, p) for p in _GROUPS[h]))
@@ -89,7 +89,7 @@ class Help(Command):
                 for action in shared._group_actions:
                     if action.option_strings[0] not in known:
                         group._add_action(action)
-        default = "table on a terminal if the command only reads, else plain"
+        default = "table on a terminal if the command only reads data, otherwise plain"
         kinds = (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
         formats = sorted({name for kind in kinds for name in Formatters(kind).names()})
         page._option_string_actions["-f"].help = describe_formats(formats, default)

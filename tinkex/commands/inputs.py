@@ -226,7 +226,7 @@ def prompt_in(text: str) -> str | list[int]:
 
 
 def nearly_token_ids(prompt: object) -> str | None:
-    """Return why *prompt* counts as text although it looks like token ids, or ``None``."""
+    """Return why *prompt* is treated as text although it looks like token ids, or ``None``."""
     from tinkex.api.sampling.types import why_not_token_ids
 
     if not isinstance(prompt, str):

@@ -1,4 +1,4 @@
-"""List plugins, show what each one adds, and create the skeleton of a new one.
+"""List plugins, show what each one adds, and create a plugin skeleton.
 
 The files of the skeleton are package data (``templates/plugin``), with placeholders
 such as ``${name}``.
@@ -182,7 +182,7 @@ class NewPlugin(ShowOne):
 
 
 class Lines(FormattableColumn[list[Any]]):
-    """A list: one line per item in text formats, the list itself in JSON."""
+    """A list: displayed as one line per item, and as a list in machine-readable formats."""
 
     def human_readable(self) -> str:
         return "\n".join(map(self._line, self._value))
@@ -198,7 +198,7 @@ class Lines(FormattableColumn[list[Any]]):
 
 
 class Adds(FormattableColumn[dict[str, list[str]]]):
-    """What a plugin adds: displayed as counts; names by kind in machine-readable formats."""
+    """What a plugin adds: displayed as counts, and as names in machine-readable formats."""
 
     def human_readable(self) -> str:
         found = ((len(names), _words(kind)) for kind, names in self._value.items())
@@ -315,7 +315,7 @@ def _own_options(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def names_for(name: str, noun: str | None = None) -> dict[str, str]:
-    """Return the values of the placeholders, derived from the name of a distribution.
+    """Return the placeholder values, derived from a distribution name.
 
     ``name`` is the distribution, ``package`` the Python package, ``noun`` the first word of its
     commands and the name of its format, ``Noun`` and ``identifier`` the noun in Python names.
@@ -351,7 +351,7 @@ def names_for(name: str, noun: str | None = None) -> dict[str, str]:
 
 
 def skeleton(names: Mapping[str, str]) -> dict[str, str]:
-    """Return the content of each file of the skeleton, by path."""
+    """Return the content of each skeleton file, by path."""
     root = Path(__file__).parents[1] / "templates" / "plugin"
     found = {}
     for template in sorted(root.rglob("*.in")):

@@ -1,4 +1,4 @@
-"""Options, models and tokenizers of commands that sample."""
+"""Options, models and tokenizers for commands that sample."""
 
 from __future__ import annotations
 

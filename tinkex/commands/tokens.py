@@ -48,7 +48,7 @@ class _TokensLister(Lister):
             "--base-model",
             metavar="<id>",
             required=True,
-            help="base model whose tokenizer to use, or local directory with the tokenizer files",
+            help="base model that the tokenizer belongs to, or local directory with its files",
         )
         parser.add_argument(
             "--input-format",
@@ -176,7 +176,7 @@ def _token_ids(row: PromptRow, tokenizer: Tokenizer) -> list[int]:
         tokens = [int(number[:12]) for number in re.findall(r"\d+", tokens)]
     if why := why_not_token_ids(tokens):
         raise UsageError(
-            f"{row.where}: not token ids: {why}",
+            f"{row.where} does not contain token ids: {why}",
             hint="Specify numbers, such as [9707, 11]. If each line contains token ids, add "
             "--input-format text. To encode text: tinkex tokens encode",
         )

@@ -1,4 +1,4 @@
-"""The version."""
+"""The version command."""
 
 from __future__ import annotations
 

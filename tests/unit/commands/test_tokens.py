@@ -132,7 +132,7 @@ def test_no_control_character_reaches_a_terminal(tinkex, model, tmp_path):
         (["encode", "-"], "[]", "there are no prompts in standard input"),
         (["count", "-"], '{"prompt": ""}', "'prompt' must be a non-empty string"),
         (["count", "-"], '{"prompt": 1}\n', "'prompt' must be a non-empty string"),
-        (["decode", "-"], "hello", 'standard input: not token ids: it is "hello"'),
+        (["decode", "-"], "hello", 'standard input does not contain token ids: it is "hello"'),
         (
             ["decode", "-"],
             "[1]\n[2]\n",
@@ -144,7 +144,7 @@ def test_no_control_character_reaches_a_terminal(tinkex, model, tmp_path):
             "standard input: the tokenizer has no token with id 9\nHint: Check",
         ),
         (["decode", "-"], "1 99999999999999999999", "item 2 is 999999999999"),
-        (["decode", "-"], '{"prompt": "x"}', 'line 1: not token ids: it is "x"'),
+        (["decode", "-"], '{"prompt": "x"}', 'line 1 does not contain token ids: it is "x"'),
         (["decode", "-", "--base-model", "./none"], "1", "cannot read none"),
         (["encode", "-", "--api-key", "-"], "x", "the key or the prompts, not both"),
         (["count", "-", "--base-model", "no/model"], "x", "no tokenizer for 'no/model'"),
