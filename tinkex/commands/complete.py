@@ -55,8 +55,8 @@ class Complete(Command):
     def _answer(self, line: str) -> str:
         """Return the completions at the end of *line*.
 
-        The first line is ``files``, ``directories`` or ``words``; then a word on each line, with a
-        tab and a note if it has one.
+        The first line is ``files``, ``directories`` or ``words``. Each further line is a word,
+        followed by a tab and a note if the word has one.
         """
         from tinkex.cli import completion
         from tinkex.cli.repl import unfinished

@@ -262,7 +262,7 @@ class Sample(Lister):
         return "\n".join(lines) + ("" if is_last else "\n")
 
     def _with_logprobs(self, tokens: Sequence[TokenLogprob], text: str) -> Iterator[str]:
-        """Yield *text*, coloured on a terminal, and the list of *tokens* if necessary."""
+        """Yield *text*, colored on a terminal, and the list of *tokens* if necessary."""
         if self._on_terminal:
             text = printable(text, keep="\n\t")
         if not tokens:
