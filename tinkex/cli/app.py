@@ -201,7 +201,7 @@ class TinkexApp(cliff.app.App):
             self.stderr.flush()
 
     def holds_warnings(self) -> bool:
-        """Return whether standard error must be JSON, or may have to be before options are parsed."""
+        """Return whether standard error must be JSON; also before options are parsed."""
         return not self.stderr.isatty() and (self._parsed is None or self.wants_json())
 
     def _watched_stderr(self) -> contextlib.AbstractContextManager[Any]:
