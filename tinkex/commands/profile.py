@@ -238,7 +238,7 @@ def _with_flags(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _all() -> dict[str, Mapping[str, Any]]:
-    """Return every profile by name, those of plugins included.
+    """Return every profile by name, including the profiles of plugins.
 
     :raises SettingsError: one is not a mapping.
     """

@@ -1,4 +1,4 @@
-"""Convert text to token ids and back, and count them."""
+"""Convert text to token ids and back, and count tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The version."""
+"""The command ``version``."""
 
 from __future__ import annotations
 
