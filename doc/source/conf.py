@@ -36,19 +36,19 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 
-# tinkex(1) has all commands; each noun has a page of its own besides: tinkex-checkpoint(1).
+# tinkex(1) lists all commands. Each noun also has a separate page: tinkex-checkpoint(1).
 _NOUNS = sorted(p.stem for p in (Path(__file__).parent / "reference" / "cli").glob("*.rst"))
 man_pages = [
-    ("reference/cli/index", "tinkex", "the command line for the Tinker API", author, 1),
+    ("reference/cli/index", "tinkex", "command line for the Tinker API", author, 1),
     *(
-        (f"reference/cli/{noun}", f"tinkex-{noun}", f"the tinkex commands of {noun}", author, 1)
+        (f"reference/cli/{noun}", f"tinkex-{noun}", f"tinkex {noun} commands", author, 1)
         for noun in _NOUNS
         if noun != "index"
     ),
-    ("reference/shell", "tinkex-shell", "the interactive shell of tinkex", author, 1),
-    ("reference/settings", "tinkex-settings", "settings of tinkex", author, 5),
-    ("reference/formats", "tinkex-formats", "output formats of tinkex", author, 7),
-    ("reference/exit-codes", "tinkex-exit-codes", "exit codes and errors of tinkex", author, 7),
+    ("reference/shell", "tinkex-shell", "tinkex interactive shell", author, 1),
+    ("reference/settings", "tinkex-settings", "tinkex settings", author, 5),
+    ("reference/formats", "tinkex-formats", "tinkex output formats", author, 7),
+    ("reference/exit-codes", "tinkex-exit-codes", "tinkex exit codes and errors", author, 7),
 ]
 man_show_urls = True
 

@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from tinkex.settings import Settings
 
 EXIT_OK = 0
-#: Any failure, usage errors included.
+#: Any failure, including a usage error.
 EXIT_FAILURE = 1
-#: 128 + the number of the signal, as shells report it.
+#: 128 plus the signal number, as in shells.
 EXIT_INTERRUPTED = 130
 EXIT_CLOSED_PIPE = 141
 
@@ -77,11 +77,11 @@ class TinkexApp(cliff.app.App):
         #: The words of the command line being run.
         self.words: tuple[str, ...] = ()
         self.command: Any = None
-        #: Global options the interactive shell was started with: each of its lines inherits them.
+        #: Global options of the interactive shell, which each of its command lines inherits.
         self.shell_options: argparse.Namespace | None = None
         #: Keep printed names for completion, and remember the features that a server lacks.
         self.uses_cache = True
-        #: The caller wants the typed result of the command, not only its output.
+        #: The caller needs the command's typed result, not only its output.
         self.keeps_result = False
         self._parsed: argparse.Namespace | None = None
         self._settings: Settings | None = None
@@ -128,7 +128,7 @@ class TinkexApp(cliff.app.App):
         return self.client_for(self.settings)
 
     def client_for(self, settings: Settings) -> ServiceClient:
-        """Return the client, and so the connection pool, for one set of settings."""
+        """Return the client for *settings*; clients keep a connection pool and are reused."""
         from tinkex.api import ServiceClient
 
         if self.option("curl"):  # needs no key: nothing is sent
@@ -178,16 +178,16 @@ class TinkexApp(cliff.app.App):
     def status(self, text: str) -> None:
         """Print *text* on standard error, unless ``--quiet``.
 
-        With JSON output, standard error contains nothing but an error as JSON.
+        With JSON output, standard error contains only a JSON error.
         """
         if self.option("quiet") or (self.wants_json() and not self.stderr.isatty()):
             return
         self.warn(text, prefix="")
 
     def warn(self, text: str, *, prefix: str = "Warning: ") -> None:
-        """Print *text* on standard error, also with ``--quiet``; keys in it are masked.
+        """Print *text* on standard error, even with ``--quiet``; mask keys in it.
 
-        For a program that asks for JSON it is held until the end, and is a part of any error.
+        With JSON output, the warning is held until the end and is part of any JSON error.
         """
         from tinkex.columns import printable
 
@@ -201,7 +201,7 @@ class TinkexApp(cliff.app.App):
             self.stderr.flush()
 
     def holds_warnings(self) -> bool:
-        """Return whether JSON is expected on standard error, or may be: options are not known."""
+        """Return whether standard error must be JSON; also before options are parsed."""
         return not self.stderr.isatty() and (self._parsed is None or self.wants_json())
 
     def _watched_stderr(self) -> contextlib.AbstractContextManager[Any]:
@@ -242,7 +242,7 @@ class TinkexApp(cliff.app.App):
         return self.guarded(lambda: self.execute(argv))
 
     def guarded(self, work: Callable[[], int]) -> int:
-        """Return what *work* returns; print any error and return its exit code."""
+        """Return the result of *work*, or print its error and return the exit code."""
         try:
             with unwrapped_signals(), self._watched_stderr():
                 return work()
@@ -369,7 +369,7 @@ class TinkexApp(cliff.app.App):
     # ------------------------------------------------------------------ logging
 
     def configure_logging(self) -> None:
-        """Write log records to standard error and the log file, by ``-v`` and ``--log-file``."""
+        """Write log records to standard error and a file, as ``-v`` and ``--log-file`` specify."""
         self._remove_log_handlers()
         verbose = self.option("debug") or self.option("verbose")
         level = logging.DEBUG if verbose else logging.WARNING
@@ -419,7 +419,7 @@ class TinkexApp(cliff.app.App):
         if self.option("debug"):
             import traceback
 
-            # The query of a signed address is a secret, too.
+            # The query of a signed URL is also a secret.
             lines = without_keys("".join(traceback.format_exception(error)))
             self.stderr.write(_QUERY.sub("?…", lines))
         if as_json := self.wants_json():

@@ -1,7 +1,7 @@
 """Loads commands, formats and hooks from entry points; imports only those that are used.
 
-cliff's and stevedore's managers import all entry points of a group at every start and hide the
-errors of those that fail; cliff's accepts unique prefixes (``checkpoint de`` would delete).
+cliff's and stevedore's managers import all entry points of a group at every start and hide import
+errors. cliff's manager also accepts unique prefixes: ``checkpoint de`` would delete.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class CommandManager(cliff.commandmanager.CommandManager):
-    """The names of all commands; exact names only, and built-in names win."""
+    """The names of all commands; only exact names match, and built-in names take precedence."""
 
     commands: dict[str, Any]
 
@@ -205,7 +205,7 @@ class Formatters:
 
 
 class Hook(NamedTuple):
-    """A hook of one command; cliff calls :attr:`obj`, whose errors name the plugin.
+    """A hook for one command; cliff calls :attr:`obj`, whose errors name the plugin.
 
     :ivar options: the options that it has added to the parser.
     """
@@ -218,10 +218,10 @@ class Hook(NamedTuple):
 def parser_with_hooks(
     command: cliff.command.Command, prog: str
 ) -> tuple[argparse.ArgumentParser, list[Hook], dict[EntryPoint, Exception]]:
-    """Return the parser of *command* with its hooks applied, the hooks, and why others are not.
+    """Return the parser of *command* with hooks applied, these hooks, and errors of other hooks.
 
-    A hook is left out as a whole if it fails, or if one of its options already exists or is
-    required. The options of the command come first, so that they are never the ones that clash.
+    A whole hook is omitted if it fails, or if one of its options already exists or is required.
+    The command's own options are added first, so a conflict never affects them.
     """
     hooks: list[Hook] = []
     faults: dict[EntryPoint, Exception] = {}
@@ -267,7 +267,7 @@ def _load_hook(entry_point: EntryPoint, command: cliff.command.Command) -> Hook:
         guards = SimpleNamespace(
             get_parser=guarded(functools.partial(_add_options, hook)),
             get_epilog=guarded(hook.get_epilog),
-            # If these raise an error of tinkex, they mean to end the command.
+            # A TinkexError from these methods ends the command on purpose.
             before=guarded(hook.before, TinkexError),
             after=guarded(hook.after, TinkexError),
         )

@@ -1,8 +1,8 @@
 """Completion of a command line at the cursor, in every shell.
 
-Commands, options and choices come from the parsers, so plugins are completed as built-in commands
-are. Values depend on the metavar of an argument (``<tinker_path>``, ``<run_id>``, ``<file>``, …).
-Names of the service come from :class:`Cache`, or from the service itself, within a second.
+Commands, options and choices come from the parsers, so plugins are completed like built-in
+commands. Values depend on the argument's metavar (``<tinker_path>``, ``<run_id>``, ``<file>``, …).
+Names on the service come from :class:`Cache`, or within a second from the service itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 #: Seconds to wait for the service.
 PATIENCE = 1.0
-#: Seconds after which the service is asked again.
+#: Seconds after which names are fetched from the service again.
 FRESH = 120.0
 #: Seconds after which names are no longer offered.
 EXPIRY = 3600.0
@@ -215,7 +215,7 @@ class _CommandLine:
         files = "directories" if action.dest in ("model_path", "source") else ""
         return Offer((*self._checkpoints(current).values, *own), files)
 
-    # ------------------------------------------------------------------ names of the service
+    # ------------------------------------------------------------------ names on the service
 
     def _names(self, kind: str) -> list[str]:
         from tinkex import settings
@@ -243,7 +243,7 @@ class _CommandLine:
         return _plain([*free.values(), *(free if current else ())])
 
     def _flags(self) -> dict[str, Any]:
-        """Return the settings that are options of this line, or of the shell it is typed in."""
+        """Return the settings that are options of this line or of the interactive shell."""
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
         for name in ("profile", "base_url", "http_pool"):
             value = getattr(self._app.shell_options, name, None)
@@ -296,11 +296,11 @@ def _listed(client: Any, kind: str) -> list[str]:
 
 
 class Cache:
-    """Names that commands have printed with one profile at one address, for an hour.
+    """Names that commands have printed with one profile and base URL in the last hour.
 
-    They are stored in a small JSON file that only its owner can access. The name of the file is a
-    hash, which does not reveal the server. Failures to read or write it are ignored. It never
-    contains a key.
+    They are stored in a small JSON file that only its owner can access. The file name is a hash
+    that does not reveal the server. The file never contains a key. Failures to read or write it
+    are ignored.
     """
 
     def __init__(self, base_url: str, profile: str | None) -> None:
@@ -379,7 +379,7 @@ def _waiting_option(parser: Any, word: str) -> Any:
 
 
 def _positional(parser: Any, place: int) -> Any:
-    """Return the argument in *place*; the last one may accept several words."""
+    """Return the argument at position *place*; the last one may accept several words."""
     actions = parser._get_positional_actions()
     if place < len(actions):
         return actions[place]

@@ -27,7 +27,7 @@ def _hint_for_key(error: exceptions.Unauthorized) -> str:
 
 
 #: Class of an error → hint, or a function that returns one; the most specific class counts.
-#: An error's own hint takes precedence, except those of the first two, whose entries include it.
+#: An error's own hint takes precedence, except for the first two classes: their entries include it.
 HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
     exceptions.InvalidName: lambda error: (
         f"{error.hint or ''} See 'tinkex {error.resource} list'.".lstrip()
@@ -74,7 +74,7 @@ _HINTS_BY_ERRNO = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space, or choose another directory."),
 }
 
-#: Errors of writing to a standard stream.
+#: Errors from writing to a standard stream.
 _OF_OUTPUT = (errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC)
 #: Terminal codes: red, bold, and reset.
 _COLOURS = ("\x1b[31m", "\x1b[1m", "\x1b[0m")
@@ -213,7 +213,7 @@ def print_error(
     """Write *error* to *stream*.
 
     :param operation: the subject of the sentence, such as ``Checkpoint list``.
-    :param as_json: as one line ``{"error": {…}}``, for programs.
+    :param as_json: write one line of JSON: ``{"error": {…}}``.
     :param warnings: lines to include in the JSON object.
     """
     from tinkex.cli.formatters import wants_colour
@@ -353,7 +353,7 @@ def _meant_by_argument(words: Sequence[str]) -> str | None:
 
 
 def as_argument(words: Sequence[str]) -> str:
-    """Return *words* as one argument for a shell; a long text as ``TEXT``."""
+    """Return *words* as one shell argument, or ``TEXT`` if they are long."""
     text = " ".join(words)
     return shlex.quote(text) if len(text) <= 200 else "TEXT"
 

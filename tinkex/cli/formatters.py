@@ -34,19 +34,19 @@ Rows = Iterable[Row]
 
 #: Maximum characters of output in memory; longer output goes to a temporary file.
 _IN_MEMORY = 1024 * 1024
-#: Types of cells without a displayed form; faster to recognise than a FormattableColumn.
+#: Types of cells without a displayed form; faster to recognize than a FormattableColumn.
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 _SEPARATORS = (",\n    ", ": ")
 _flat = json.JSONEncoder(allow_nan=False, separators=_SEPARATORS).encode
-#: Codes around a heading on a terminal with colours.
+#: Codes around a heading on a terminal with colors.
 _COLOUR, _RESET = "\x1b[1;36m", "\x1b[0m"
 
 
 class PlainFormatter(base.ListFormatter, base.SingleFormatter):
-    """Plain lines, also for ``cut``: no header, no frame, nothing truncated.
+    """Plain lines, suitable for ``cut``: no header, no frame, no truncation.
 
-    The :class:`~tinkex.columns.Presentation` of the command makes the lines; with ``-c`` they are
-    the chosen columns, separated by tabs.
+    The command's :class:`~tinkex.columns.Presentation` creates the lines. With ``-c``, each line
+    contains the selected columns, separated by tabs.
     """
 
     def add_argument_group(self, parser: ArgumentParser) -> None:
@@ -86,12 +86,12 @@ class PlainFormatter(base.ListFormatter, base.SingleFormatter):
 class TableFormatter(base.ListFormatter, base.SingleFormatter):
     """cliff's table with readable headings; ids and paths are never truncated.
 
-    On a narrow terminal the droppable columns of the presentation are hidden; a table that is still
-    too wide is written without a frame, so that only its long lines wrap.
+    On a narrow terminal, the presentation's droppable columns are hidden. A table that is still too
+    wide is written without a frame, so that only its long lines wrap.
     """
 
     def add_argument_group(self, parser: ArgumentParser) -> None:
-        """Add the options of cliff's table without importing its module, and so prettytable."""
+        """Add the options of cliff's table without importing its module and thus prettytable."""
         group = parser.add_argument_group("table formatter")
         group.add_argument(
             "--max-width",
@@ -497,10 +497,10 @@ def can_redraw(stream: TextIO) -> bool:
 
 
 def wants_colour(stream: TextIO) -> bool:
-    """Return whether to write colour to *stream*.
+    """Return whether to write color to *stream*.
 
-    A non-empty ``NO_COLOR`` means no, wherever the output goes; else a ``CLICOLOR_FORCE`` that is
-    neither empty nor ``0`` means yes; else a terminal that is not dumb does.
+    Not if ``NO_COLOR`` is set and not empty. Otherwise, write color if ``CLICOLOR_FORCE`` is
+    neither empty nor ``0``, or if *stream* is a terminal that is not dumb.
     """
     if os.environ.get("NO_COLOR"):
         return False
@@ -510,7 +510,7 @@ def wants_colour(stream: TextIO) -> bool:
 
 
 def _linked(text: str, links: Mapping[str, str]) -> str:
-    """Return *text* with each word of *links* as a hyperlink to its address (OSC 8).
+    """Return *text* with each word of *links* as a hyperlink to its URL (OSC 8).
 
     https://gist.github.com/egmontkob/eb114294efbcd5adb1944c9f3cb5feda
     """

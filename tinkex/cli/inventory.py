@@ -92,7 +92,7 @@ class Inventory:
         return found
 
     def misspelt_groups(self, name: str) -> Iterator[str]:
-        """Yield faults for groups of the distribution *name* that resemble those of tinkex."""
+        """Yield faults for groups of the distribution *name* that resemble tinkex's groups."""
         distribution = plugins.find_distribution(name)
         groups = {ep.group for ep in distribution.entry_points} if distribution else set()
         for group in sorted(groups - {ep.group for ep, _ in self.claims}):
@@ -114,7 +114,7 @@ class Inventory:
         return f"not used: {text}" + (f"; did you mean {near}?" if near else "")
 
     def _faults_of_hooks(self, group: str) -> dict[EntryPoint, Exception]:
-        """Return why hooks of the command that *group* names are left out."""
+        """Return the errors of unusable hooks in *group*, by entry point."""
         if not is_hook(group):
             return {}
         if group not in self._hook_faults:

@@ -1,4 +1,4 @@
-"""Display of tokens with their logprobs: coloured by surprisal, and as a list with alternatives."""
+"""Display of tokens with their logprobs: colored by surprisal, and as a list with alternatives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tinkex.api import Tokenizer
     from tinkex.api.sampling.types import Alternatives
 
-#: Surprisal in bits up to which a token has a colour → its terminal code.
+#: Surprisal in bits up to which a token has a color → its terminal code.
 _COLOURS = (
     (1.0, ""),
     (3.0, "\x1b[36m"),
@@ -90,14 +90,14 @@ def scored(
 
 
 def coloured(tokens: Sequence[TokenLogprob]) -> str:
-    """Return the text of *tokens* for a terminal, each coloured by its surprisal."""
+    """Return the text of *tokens* for a terminal, each colored by its surprisal."""
     return "".join(
         _with_colour(token, printable(token.text or "", keep="\n\t")) for token in tokens
     )
 
 
 def legend() -> str:
-    """Return a line that explains the colours."""
+    """Return a line that explains the colors."""
     parts, before = [], 0.0
     for limit, colour in _COLOURS:
         words = f"above {before:g}" if limit == math.inf else f"{before:g}-{limit:g}"
@@ -109,7 +109,7 @@ def legend() -> str:
 def listing(tokens: Sequence[TokenLogprob], *, colours: bool, width: int | None) -> Iterator[str]:
     """Yield a heading, and a line for each of *tokens*: logprob, probability, text, alternatives.
 
-    :param colours: colour the texts by surprisal.
+    :param colours: color the tokens by surprisal.
     :param width: columns of the terminal; ``None`` to show all alternatives.
     """
     names = [_name(token) for token in tokens]

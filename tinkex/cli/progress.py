@@ -1,7 +1,7 @@
 """Progress and waits on standard error.
 
-Nothing is drawn if standard error is not a terminal, or a dumb one, or with ``--quiet``. rich
-draws; it is imported only when needed.
+Nothing is drawn with ``--quiet``, or if standard error is not a terminal or is a dumb terminal. The
+drawing library, rich, is imported only when needed.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class _Waiting:
 
 
 def reason_of(wait: Wait) -> str:
-    """Return why there is a wait: `` (paused_capacity: busy, retrying in 2 s)``, or nothing."""
+    """Return the reason for a wait: `` (paused_capacity: busy, retrying in 2 s)``, or ``""``."""
     state = wait.queue_state if wait.queue_state != "active" else None
     reason = ": ".join(filter(None, (state, wait.reason)))
     if wait.retry_in:

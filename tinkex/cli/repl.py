@@ -1,10 +1,10 @@
 """The interactive shell, and scripts on standard input.
 
-cliff's own shell is built on cmd2, whose current version breaks it (quotes are lost, the exit code
-is always 1); this one splits lines as a POSIX shell does and runs them through the application.
-Quotes and backslashes work as in sh; ``|``, ``>`` and ``>>`` are operators only outside quotes,
-``#`` begins a comment, and a backslash or an open quote at the end of a line continues it on the
-next one. Neither variables nor patterns of file names are expanded.
+cliff's own shell is built on cmd2, whose current version breaks it: quotes are lost, and the exit
+code is always 1. This shell splits lines like a POSIX shell and runs them through the application.
+Quotes and backslashes work as in sh. ``|``, ``>`` and ``>>`` are operators only outside quotes, and
+``#`` begins a comment. A backslash or an open quote at the end of a line continues it on the next
+line. Variables and file name patterns are not expanded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import subprocess
 
 LEAVE = frozenset({"exit", "quit", "logout", ":q"})
-#: Exit codes after Ctrl-C and at a closed pipe.
+#: Exit codes after Ctrl-C and after writing to a closed pipe.
 INTERRUPTED, CLOSED_PIPE = 130, 141
 #: Number of history lines that are kept between shells.
 KEPT_LINES = 1000
@@ -49,7 +49,7 @@ _PIECE = re.compile(
 
 
 class Token(NamedTuple):
-    """A word without its quotes, or an operator; and its place in the line.
+    """A word without its quotes, or an operator, with its position in the line.
 
     :ivar quote: the quote that is open at the end of the line, or ``""``.
     """
@@ -62,7 +62,7 @@ class Token(NamedTuple):
 
 
 def tokenize(text: str) -> Iterator[Token]:
-    """Yield the words and operators of *text*, without blanks and comments."""
+    """Yield the words and operators of *text*, without whitespace and comments."""
     at = 0
     while at < len(text) and (found := _TOKEN.match(text, at)):
         at = found.end()
@@ -78,7 +78,7 @@ def _unquoted(word: str, start: int) -> Token:
         if piece["single"] is not None:
             text, quote = text + piece["single"], "" if piece["q1"] else "'"
         elif piece["double"] is not None:
-            # A backslash escapes these only; an escaped line break is no character.
+            # A backslash escapes only these; an escaped line break is removed.
             text += re.sub(r'\\(?:\n|([\\"$`]))', r"\1", piece["double"])
             quote = "" if piece["q2"] else '"'
         else:
@@ -154,7 +154,7 @@ def continuation(text: str) -> str:
 
 
 def continuation_prompt(text: str, line: int) -> str:
-    """Return the prompt of *line* of *text*, counted from 0: what continues it, and ``> ``."""
+    """Return the prompt for *line* of *text*, counted from 0: what continues it, and ``> ``."""
     return continuation("\n".join(text.split("\n")[:line])) + "> "
 
 
@@ -198,7 +198,7 @@ class Repl:
     def loop(self, *, keep_going: bool = False) -> int:
         """Run until the end of input; return the exit code.
 
-        On a terminal that is 0. A script ends at its first failing line, with that line's code.
+        On a terminal, the exit code is 0. A script ends at its first failing line with that code.
 
         :param keep_going: a script continues after a failing line, and ends with 1 if one failed.
         """
@@ -250,7 +250,7 @@ class Repl:
             )
         settings.resolve({"profile": names[0]})
         options.profile = names[0]
-        # A key or an address that the shell was started with belongs to another server.
+        # A key or a URL that the shell was started with belongs to another server.
         options.api_key = options.base_url = options.http_pool = options.insecure = None
         app.status(
             f"For this shell only; to set the default: config set profile {shlex.quote(names[0])}"
@@ -275,7 +275,7 @@ class Repl:
         return code
 
     def _run_into_pipe(self, words: list[str], command: str) -> int:
-        """Run *words* with the system's *command* reading their output as it is written."""
+        """Run *words*; the system command *command* reads their output as it is written."""
         import subprocess
 
         self._app.stdout.flush()
@@ -302,7 +302,7 @@ class Repl:
             self._app.stdout = before
 
     def _run_script(self, script: Iterable[str], *, keep_going: bool) -> int:
-        # Standard input is the script: its commands find nothing there.
+        # Standard input is the script, so its commands get an empty one.
         self._app.stdin = io.StringIO()
         failed = False
         for number, text in _joined(script):
@@ -391,7 +391,7 @@ def _prompt_session(app: Any, lines: list[str]) -> Any:
             else:
                 offer = completion.offer(app, words, line.current)
             for value, note in offer.values:
-                # A blank after a whole word, so that the next Tab completes the next one.
+                # A space after a whole word, so that the next Tab completes the next word.
                 whole = value if value[-1] in "/:=" else f"{value} "
                 start = line.start - len(text)
                 yield Completion(whole, start, display=value, display_meta=note)
@@ -435,7 +435,7 @@ def load_history(path: Path) -> list[str]:
 
 
 def save_line(path: Path, text: str) -> None:
-    """Append *text* to the history, unless it may hold a secret or begins with a blank."""
+    """Append *text* to the history, unless it may hold a secret or begins with a space."""
     line = " ".join(text.replace("\\\n", "").splitlines())
     if line.strip() and not holds_secret(line):
         _write_history(path, f"{line}\n", os.O_APPEND)

@@ -109,7 +109,7 @@ def _raise_terminated(number: int, _: object) -> None:
 
 
 def _raise_again(dropped: sys.UnraisableHookArgs) -> None:
-    """Re-raise a signal's exception that Python dropped in a finaliser."""
+    """Re-raise a signal's exception that Python dropped in a finalizer."""
     from tinkex.exceptions import Terminated
 
     error = dropped.exc_value
@@ -167,8 +167,8 @@ class _Deferred(ModuleType):
 def defer(name: str, *, version_in: str = "") -> None:
     """Run the code of the module or package *name* only when an attribute of it is used.
 
-    Does nothing if it has been imported or does not exist. It affects the whole process: for the
-    program only, not for programs that import tinkex.
+    Does nothing if the module has been imported or does not exist. This affects the whole process,
+    so only the program uses it, not other programs that import tinkex.
 
     :param version_in: submodule with a ``__version__`` to set at once.
     """

@@ -327,7 +327,7 @@ def list_rows(
 def check_stdin(command: AnyCommand, what: str) -> None:
     """Check that standard input, which provides *what*, does not also provide the key.
 
-    :raises UsageError: it does.
+    :raises UsageError: it provides both.
     """
     if command.app.option("api_key") == "-":
         raise UsageError(

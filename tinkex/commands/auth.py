@@ -1,6 +1,6 @@
 """Store, select, show and remove API keys.
 
-The official login file holds keys of the official service. A profile that names another server
+The official login file holds keys for the official service. A profile that specifies another server
 holds its own key, so that a key is never sent to the wrong server.
 """
 
@@ -332,7 +332,7 @@ def _below_home(path: str) -> str:
 def _profile_to_store_in(settings: Settings, *, in_profile: bool) -> str | None:
     """Return the profile to store a key in; ``None`` for the official login file.
 
-    :param in_profile: use the active profile even if it names no server.
+    :param in_profile: use the active profile even if it specifies no server.
     :raises UsageError: the server needs no key, or a stored key would not be used.
     """
     _require_keys(settings)

@@ -224,7 +224,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
 
     @property
     def formatter_default(self) -> str:
-        """Format if no option, environment variable or profile names one."""
+        """Format if no option, environment variable or profile specifies one."""
         stdout = getattr(self.app, "stdout", None)
         return "table" if not self.is_action and stdout and stdout.isatty() else "plain"
 
@@ -277,7 +277,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
                 )
         self.app.display.clear()
         parsed_args.presentation = self.presentation
-        # Each row of a change is written as soon as it is done.
+        # The row for each change is written as soon as the change is done.
         with contextlib.nullcontext() if self.is_action else self._at_once(data):
             code = super().produce_output(parsed_args, column_names, data)  # type: ignore[safe-super]
         for note in self.presentation.notes:

@@ -209,7 +209,7 @@ class PromptSource:
             yield row
 
     def _lines(self, digest: hashlib._Hash) -> Iterator[tuple[str, str, bytes]]:
-        """Yield the number, the place and the content of each line that is not blank."""
+        """Yield the number, the location and the content of each line that is not blank."""
         assert self._file is not None
         self._file.seek(0)
         number = 0

@@ -169,9 +169,9 @@ class ResultsFile:
         self.done += 1
 
     def check_in_place(self) -> None:
-        """Check that no one has moved, removed or changed the file.
+        """Check that the file has not been moved, removed or changed.
 
-        :raises ResultsMoved: someone has.
+        :raises ResultsMoved: it has been.
         """
         assert self._opened is not None
         try:

@@ -364,7 +364,7 @@ def _total(usage: Usage) -> str:
 
 
 def _flat(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of the service with ``event_info`` replaced by its members."""
+    """Return a row from the service with ``event_info`` replaced by its members."""
     info = event.get("event_info")
     rest = {name: value for name, value in event.items() if name != "event_info"}
     return rest | (dict(info) if isinstance(info, Mapping) else {})

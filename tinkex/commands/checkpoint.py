@@ -28,7 +28,7 @@ _FIELDS = (
 _EXPIRES_AT = _FIELDS.index("expires_at")
 #: A list warns of checkpoints that expire within this time.
 _SOON = timedelta(hours=24)
-#: The default of the official SDK, too.
+#: Also the default in the official SDK.
 DEFAULT_RANK = 32
 MAX_RANK = 65536
 #: Parts of a model that can be trained: option → words.

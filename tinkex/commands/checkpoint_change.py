@@ -58,7 +58,7 @@ class BulkChange(Lister):
     deletes: ClassVar[bool] = False
     _tried = 0
     _failures: Mapping[str, TinkexError] = MappingProxyType({})
-    #: The signal that stopped the command before all were tried.
+    #: The signal that stopped the command before it tried all changes.
     _interrupt: BaseException | None = None
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

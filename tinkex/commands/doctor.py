@@ -107,7 +107,7 @@ def run_checks(
 
     :param settings: the effective settings, or the error from reading them.
     :param timeout: seconds after which a check that has not ended counts as failed.
-    :param pool: see :class:`tinkex.api.http.probe.Prober`; if given, only requests are made.
+    :param pool: see :class:`tinkex.api.http.probe.Prober`; if given, skip proxy, DNS and TLS.
     """
     from tinkex.api.http.concurrency import map_ordered
 

@@ -41,8 +41,8 @@ def read_model_path(text: str, resolve: Callable[[str], str] | None = None) -> M
     """Return the model that *text* specifies.
 
     :param text: a ``tinker://`` path, the directory of a downloaded checkpoint or of an adapter,
-        a file in it, the metadata file that ``tinkex checkpoint --output`` wrote, or, where no such
-        file exists, a short name of a checkpoint.
+        a file in it, the metadata file that ``tinkex checkpoint --output`` wrote, or, if no such
+        file exists, a checkpoint's short name.
     :param resolve: returns the path of a short name, see :mod:`tinkex.api.resources.names`.
     :raises LocalError: the path does not exist, or a file cannot be read.
     :raises UsageError: the base model is unknown.

@@ -1,4 +1,4 @@
-"""Base models."""
+"""The command ``model list``."""
 
 from __future__ import annotations
 
