@@ -200,7 +200,7 @@ def listed(url: str) -> set[str]:
         client.close()
 
 
-HEADINGS = ("Call", "Calls", "Median ms", "95 % ms", "Longest ms")
+HEADINGS = ("Call", "Calls", "Median (ms)", "95th percentile (ms)", "Maximum (ms)")
 
 
 def row(what: str, times: list[float]) -> tuple[Any, ...]:

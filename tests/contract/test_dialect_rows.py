@@ -96,7 +96,7 @@ def test_expiry_and_overwriting(server, connect):
     assert (body["ttl_seconds"], body["overwrite"]) == (3600, True)
 
 
-def test_path_of_a_sampler_checkpoint(server, connect):
+def test_sampler_checkpoint_path(server, connect):
     client = connect(server)
     with client.create_lora_training_client(MODEL) as training:
         saved = training.save_weights_for_sampler("x")
@@ -221,7 +221,7 @@ def test_names_with_dots(server, connect):
         training.save_state("v1.5")
 
 
-def test_order_of_requests(server, connect):
+def test_request_order(server, connect):
     training = connect(server).create_lora_training_client(MODEL)
     training.save_state("a")
     if isinstance(server, SkyRL):
@@ -257,7 +257,7 @@ def test_sampling_an_unloaded_run_says_what_works(command, tmp_path):
     assert len(server.requests("POST", "asample")) < 10  # every other row would fail as well
 
 
-def test_path_of_a_sampler(server, connect):
+def test_sampler_path(server, connect):
     sampling = connect(server).create_sampling_client(model_path=server.sampling)
     assert sampling.base_model == MODEL
     assert str(sampling.model_path) == server.sampling
@@ -316,7 +316,7 @@ def test_total_count(server, connect, limit, offset):
 
 
 @pytest.mark.parametrize("limit", [1, 2, None])
-def test_order_of_lists(server, connect, limit):
+def test_list_order(server, connect, limit):
     # Each dialect lists what it has in its own order, by the time in its own form.
     times = [server.time.replace("T13", f"T{hour:02d}") for hour in (10, 11, 12)]
     described, described_run = server.described, server.described_run
@@ -338,13 +338,13 @@ def test_order_of_lists(server, connect, limit):
 SCENARIOS_OF = {
     "Success codes": ("checkpoint", "checkpoint publish", "checkpoint delete"),
     "Request ids": ("checkpoint", "run"),
-    "Type of results": ("checkpoint", "run"),
+    "Result type": ("checkpoint", "run"),
     "Checkpoint ids": ("checkpoint list", "checkpoint info"),
     "Run ids": ("run list", "run info"),
     "Account-wide list": ("checkpoint list",),
     "Deleting": ("checkpoint delete",),
     "Publishing and expiry": ("checkpoint publish", "checkpoint unpublish", "checkpoint set-ttl"),
-    "End of a long poll": ("checkpoint", "run"),
+    "Unfinished long poll": ("checkpoint", "run"),
 }
 
 

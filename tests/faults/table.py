@@ -19,9 +19,9 @@ from tests.faults.writes import WRITERS
 #: Row, column, and what was found, with a count where the table counts.
 Cells = dict[str, dict[str, Counter[str]]]
 _TROUBLES = {
-    "full": "Full after so many pages",
-    "files": "Full after so many files",
-    "read-only": "Read-only",
+    "full": "Free-page tests",
+    "files": "Free-inode tests",
+    "read-only": "Read-only tests",
 }
 
 
@@ -62,10 +62,10 @@ def faults(cells: Cells) -> Iterator[list[str]]:
 
 def writes(cells: Cells) -> Iterator[list[str]]:
     """Yield for each command that writes how often it met which trouble."""
-    yield ["Command", "What it writes", *_TROUBLES.values(), "Outcome"]
+    yield ["Command", "Output", *_TROUBLES.values(), "Outcome"]
     for name, writer in WRITERS.items():
         tries = [_counted(cells[name][trouble]) for trouble in _TROUBLES]
-        yield [name, writer.what, *tries, "goes on" if writer.goes_on else "reported"]
+        yield [name, writer.what, *tries, "continues" if writer.goes_on else "reported"]
 
 
 def kills(cells: Cells) -> Iterator[list[str]]:

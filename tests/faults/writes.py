@@ -313,7 +313,7 @@ WRITERS: dict[str, Writer] = {
         "metadata", _SAVE, holds_json("work/saved.json", "weights_path"), old("saved.json")
     ),
     "checkpoint (local service)": Writer(
-        "metadata, and the state of the embedded service",
+        "metadata, state of the local service",
         _SAVE,
         holds_json("work/saved.json", "weights_path"),
         old("saved.json"),
@@ -326,7 +326,7 @@ WRITERS: dict[str, Writer] = {
         old("out.txt"),
     ),
     "run batch": Writer(
-        "results of many prompts",
+        "results",
         _BATCH,
         all_rows,
         prompts,
@@ -345,7 +345,7 @@ WRITERS: dict[str, Writer] = {
         old_adapter,
     ),
     "checkpoint export": Writer(
-        "adapter for PEFT",
+        "PEFT adapter",
         ("checkpoint", "export", "{path}", "--output", "exported"),
         holds("work/exported/adapter_config.json", "target_modules"),
     ),
@@ -353,7 +353,7 @@ WRITERS: dict[str, Writer] = {
         "download", ("checkpoint", "sync", "{run}", "all"), adapter("work/all")
     ),
     "checkpoint verify": Writer(
-        "configuration of an adapter",
+        "adapter configuration",
         ("checkpoint", "verify", "adapter", "--fix-config"),
         holds("work/adapter/adapter_config.json", "k_proj"),
         adapter_without_modules,
@@ -381,13 +381,13 @@ WRITERS: dict[str, Writer] = {
     ),
     "plugin new": Writer("skeleton", ("plugin", "new", "tinkex-mine"), skeleton, where=""),
     "local model add": Writer(
-        "state of the embedded service",
+        "state of the local service",
         ("local", "model", "add", "mine", "{model}"),
         nothing,
         where="",
     ),
     "local checkpoint add": Writer(
-        "state of the embedded service",
+        "state of the local service",
         ("local", "checkpoint", "add", "mine"),
         nothing,
         local_adapter,
@@ -402,7 +402,7 @@ WRITERS: dict[str, Writer] = {
         leaves=("work/log.jsonl",),
     ),
     "compare": Writer(
-        "results of each model, and a page",
+        "results of each model, HTML page",
         (
             *("compare", "prompts.jsonl", "--base-model", MODEL, "--model-path", "{path}"),
             *("--max-tokens", "2", "--output", "compared", "--html", "page.html"),
@@ -413,7 +413,7 @@ WRITERS: dict[str, Writer] = {
         again=("--resume",),
     ),
     "score --per-row": Writer(
-        "score of each row",
+        "scores",
         ("score", "data.jsonl", "--base-model", MODEL, "--per-row", "scores.jsonl"),
         is_new("work/scores.jsonl"),
         both(
@@ -422,7 +422,7 @@ WRITERS: dict[str, Writer] = {
         ),
     ),
     "grade --per-row": Writer(
-        "grade of each row",
+        "grades",
         ("grade", "results.jsonl", "--check", "regex:lit", "--per-row", "grades.jsonl"),
         is_new("work/grades.jsonl"),
         both(
@@ -432,21 +432,21 @@ WRITERS: dict[str, Writer] = {
         where="",
     ),
     "shell: > file": Writer(
-        "output of a line of the shell",
+        "output of a shell line",
         (),
         holds("work/list.txt", "timeout"),
         both(some_settings, old("list.txt")),
         stdin="config show > list.txt\n",
         where="",
     ),
-    "run list (caches)": Writer(
-        "caches of completion and of what servers lack",
+    "run list (cache)": Writer(
+        "completion cache",
         ("run", "list"),
         nothing,
         goes_on=True,
     ),
     "run list (rows)": Writer(
-        "rows before they are shown",
+        "temporary file of rows",
         ("run", "list", "--limit", "3", "-f", "json"),
         nothing,
         goes_on=True,

@@ -45,7 +45,7 @@ TIMES = st.sampled_from(
 
 
 @given(JSON | OBJECT | st.builds(dict, time=TIMES, tinker_path=st.just("tinker://r/weights/n")))
-def test_a_checkpoint_is_read_or_shown_as_it_came(tried, value):
+def test_a_checkpoint_is_parsed_or_shown_as_received(tried, value):
     tried()
     found = Checkpoint.from_json(value)
     assert found.tinker_path
@@ -56,7 +56,7 @@ def test_a_checkpoint_is_read_or_shown_as_it_came(tried, value):
 @example({"sequences": [{"tokens": [1], "stop_reason": "stop", "logprobs": [float("nan")]}]}, 1)
 @example({"sequences": [{"tokens": [1], "topk_logprobs": [[[1, float("-inf")], [2, -1]]]}]}, 1)
 @example({"sequences": [], "topk_prompt_logprobs": [[[1, 10**400]]]}, 1)
-def test_samples_are_read_or_refused_and_stay_json(tried, value, length):
+def test_samples_are_serializable_or_refused(tried, value, length):
     tried()
     try:
         response = SampleResponse.from_json(value, length)
@@ -68,7 +68,7 @@ def test_samples_are_read_or_refused_and_stay_json(tried, value, length):
 @given(st.binary(max_size=120))
 @example(b"\x0a\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01")
 @example(b"\x12\xff\xff\xff\xff\x0f")
-def test_protobuf_is_read_or_refused(tried, message):
+def test_protobuf_is_decoded_or_refused(tried, message):
     tried()
     for decode, member in (
         (protobuf.sample_response, "sequences"),
@@ -88,7 +88,7 @@ def test_protobuf_is_read_or_refused(tried, message):
         max_size=5,
     )
 )
-def test_protobuf_comes_back_as_it_went(tried, sequences):
+def test_protobuf_is_decoded_without_changes(tried, sequences):
     """Written here after the message definition, and read by the program."""
     tried()
     message = b""
@@ -133,7 +133,7 @@ def test_any_error_body_becomes_one_sentence(tried, status, body, kind):
 @example("http://[::bad")
 @example("javascript:alert(1)")
 @example("file:///etc/passwd")
-def test_a_place_to_go_is_an_address_or_refused(tried, place):
+def test_a_redirect_target_is_valid_or_refused(tried, place):
     tried()
     try:
         address = join_url("https://tinker.example/services/x/", place)
@@ -145,7 +145,7 @@ def test_a_place_to_go_is_an_address_or_refused(tried, place):
 
 
 @given(st.dictionaries(st.sampled_from(["a"]), JSON))
-def test_a_member_has_its_type_or_is_refused(tried, data):
+def test_a_field_has_the_expected_type_or_is_refused(tried, data):
     tried()
     for read, kinds in (
         (schema.optional_text, str),
@@ -200,7 +200,7 @@ MEMBER = st.tuples(
 @example(
     [("a", tarfile.REGTYPE, b"1", "", 0o6777), ("A", tarfile.REGTYPE, b"2", "", 0)], 0, None, None
 )
-def test_an_archive_writes_plain_files_below_its_directory_only(
+def test_an_archive_is_extracted_only_below_its_directory(
     tried, tmp_path_factory, members, zipped, flip, cut
 ):
     tried()

@@ -159,7 +159,7 @@ def stopping(monkeypatch):
     form=st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]),
     manner=MANNERS,
 )
-def test_what_lands_is_what_is_in_an_archive(
+def test_an_extracted_archive_equals_its_contents(
     tried, store, stopping, sizes, faults, stops, form, manner
 ):
     tried()

@@ -59,7 +59,7 @@ def only_our_errors():
 )
 @example("tinker://a/../b")
 @example("tinker://a/weights/..")
-def test_a_path_is_itself_or_no_path(tried, text):
+def test_a_path_is_parsed_exactly_or_refused(tried, text):
     tried()
     try:
         path = TinkerPath.from_string(text)
@@ -75,7 +75,7 @@ def test_a_path_is_itself_or_no_path(tried, text):
 @example(b"\xef\xbb\xbf[1]")
 @example(b"line\r\n")
 @example(b"[" * 5000)
-def test_a_prompt_file_is_text_or_token_ids(tried, tmp_path_factory, content):
+def test_a_prompt_file_is_read_as_text_or_token_ids(tried, tmp_path_factory, content):
     tried()
     file = tmp_path_factory.getbasetemp() / "prompt"
     file.write_bytes(content)
@@ -90,7 +90,7 @@ def test_a_prompt_file_is_text_or_token_ids(tried, tmp_path_factory, content):
 
 
 @given(JSON | TEXT)
-def test_metadata_tells_a_model_or_that_it_does_not(tried, tmp_path_factory, value):
+def test_metadata_names_a_model_or_is_refused(tried, tmp_path_factory, value):
     tried()
     file = tmp_path_factory.getbasetemp() / "metadata.json"
     text = value if isinstance(value, str) else json.dumps(value)
@@ -112,7 +112,7 @@ SETTING = st.sampled_from(
         optional={"profile": JSON},
     )
 )
-def test_a_configuration_file_is_read_or_refused(tried, tmp_path_factory, value):
+def test_a_configuration_file_is_accepted_or_refused(tried, tmp_path_factory, value):
     tried()
     file = tmp_path_factory.getbasetemp() / "config.yaml"
     file.write_text(yaml.safe_dump(value), encoding="utf-8")
@@ -149,7 +149,7 @@ def test_a_timeout_is_a_usable_number_or_refused(tried, value):
 @example("run list | head")
 @example("run list > 'a b'")
 @example("run list \\")
-def test_a_line_of_the_shell_is_words_or_refused(tried, text):
+def test_a_shell_line_is_parsed_or_refused(tried, text):
     tried()
     unfinished(text)
     with only_our_errors():
@@ -158,7 +158,7 @@ def test_a_line_of_the_shell_is_words_or_refused(tried, text):
 
 
 @given(st.integers(min_value=0, max_value=2**80) | st.none())
-def test_a_size_is_short_for_a_person_and_itself_for_a_program(tried, size):
+def test_a_size_is_displayed_briefly_and_exported_exactly(tried, size):
     tried()
     column = Size(size)
     assert column.machine_readable() == size
@@ -169,7 +169,7 @@ def test_a_size_is_short_for_a_person_and_itself_for_a_program(tried, size):
     st.datetimes(timezones=st.just(UTC)),
     st.datetimes(timezones=st.just(UTC)),
 )
-def test_a_time_is_told_for_any_two_moments(tried, moment, now):
+def test_a_relative_time_is_shown_for_any_two_times(tried, moment, now):
     tried()
     assert relative(moment, now)
     assert datetime.fromisoformat(iso(moment)) - moment < timedelta(seconds=1)
@@ -179,7 +179,7 @@ def test_a_time_is_told_for_any_two_moments(tried, moment, now):
 @example("\x1b]8;;http://evil\x07click\x1b]8;;\x07")
 @example("\u202egpj.exe")
 @example("\ud800")
-def test_nothing_that_is_shown_steers_a_terminal(tried, text):
+def test_no_output_contains_control_characters(tried, text):
     tried()
     shown = printable(text)
     assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in shown if c not in "\n\t")
@@ -187,7 +187,7 @@ def test_nothing_that_is_shown_steers_a_terminal(tried, text):
     shown.encode()
 
 
-def test_the_key_may_come_from_any_file(tried, tmp_path):
+def test_a_key_file_contains_a_valid_key_or_is_refused(tried, tmp_path):
     for content in (b"", b"\n", b"\xff\xfe", b"a b\n", b"k\x00y", b"tml-x\r\n", b"a\nb\n"):
         tried()
         file = Path(tmp_path, "key")
@@ -225,7 +225,7 @@ def test_a_price_list_has_prices_or_is_refused(tried, content):
 
 @given(st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
 @example(b'[{"role": "user", "content": [{"type": "text", "text": "x"}]}]')
-def test_a_file_of_messages_is_a_conversation_or_refused(tried, tmp_path_factory, content):
+def test_a_message_file_is_a_conversation_or_is_refused(tried, tmp_path_factory, content):
     tried()
     file = tmp_path_factory.getbasetemp() / "messages"
     file.write_bytes(content)
