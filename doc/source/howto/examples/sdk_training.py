@@ -1,4 +1,4 @@
-"""Supervised training with the official SDK, on a service that trains."""
+"""Fine-tune a model with the official SDK."""
 
 import tinker
 from tinker import types

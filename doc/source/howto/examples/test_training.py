@@ -1,4 +1,4 @@
-"""A training loop lowers the loss, and resumes from its checkpoint."""
+"""Test that a training loop reduces the loss and resumes from its checkpoint."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def data(tmp_path):
 
 
 def step(training, data):
-    """Train one step; return the loss before it."""
+    """Run one training step; return the loss before the step."""
     loss = training.forward_backward(data)
     update = training.optim_step(AdamParams(learning_rate=0.01))
     update.result()

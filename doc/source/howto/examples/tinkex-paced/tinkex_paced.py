@@ -21,7 +21,7 @@ from tinkex.plugins import (
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a profile: ``plugins: {tinkex-paced: {rate: 5}}``."""
+    """Plugin settings in a profile: ``plugins: {tinkex-paced: {rate: 5}}``."""
 
     #: Maximum number of requests per second.
     rate: float = 20.0
@@ -32,10 +32,10 @@ class Settings:
 
 
 class PacedPool(HttpPool):
-    """The pool that ``auto`` chooses, limited to ``rate`` requests per second."""
+    """The pool that ``auto`` selects, limited to ``rate`` requests per second."""
 
     def build(self, settings: PoolSettings) -> Sender:
-        """Return a sender that delays requests to the sender of the chosen pool."""
+        """Return a sender that limits the rate of requests to the selected pool's sender."""
         pool = load_driver(HTTP_POOLS, preferred_pool(settings))
         return PacedSender(pool.build(settings), settings.plugin("tinkex-paced").rate)
 
@@ -49,7 +49,7 @@ class PacedLocalPool(HttpPool):
         self.needs_api_key = self._pool.needs_api_key
 
     def build(self, settings: PoolSettings) -> Sender:
-        """Return a sender that delays requests to the local service."""
+        """Return a sender that limits the rate of requests to the local service."""
         return PacedSender(self._pool.build(settings), settings.plugin("tinkex-paced").rate)
 
 
@@ -71,5 +71,5 @@ class PacedSender:
         return self._sender.send(request, timeouts)
 
     def close(self) -> None:
-        """Close the connections of the wrapped sender."""
+        """Close the wrapped sender's connections."""
         self._sender.close()
