@@ -105,7 +105,7 @@ def test_switch_and_logout_by_name(credentials):
     assert "The key is still valid; revoke it at https://" in done.stderr
     assert invoke(["auth", "logout", "--all", "-f", "json"]).rows[0]["key_id"] == "8"
     assert json.loads(credentials.read_text()) == {"version": 1, "keys": {}}
-    assert "There is no stored key." in invoke(["auth", "logout", "--all"]).stderr
+    assert "There are no stored keys." in invoke(["auth", "logout", "--all"]).stderr
 
 
 def test_status_fits_80_columns_and_says_that_no_key_is_set(credentials):
@@ -170,7 +170,7 @@ def test_the_key_is_shown_nowhere(service, tmp_path):
         (KEY, "--with-token --name ''", {}, "must not be empty"),
         (KEY, "--with-token --in-profile", {}, "no active profile"),
         (KEY, "--with-token --profile local", {"TINKER_BASE_URL": ""}, "does not require a key"),
-        (KEY, "--with-token --profile p", {}, "profile p has api_key_command"),
+        (KEY, "--with-token --profile p", {}, "profile p sets api_key_command"),
         *(
             (KEY, "--with-token", {name: "tml-env"}, f"{name} is set, and would be used instead")
             for name in ("TINKER_API_KEY", "TINKER_CREDENTIAL_CMD")

@@ -53,7 +53,7 @@ _NEWEST = (
 _CONDITIONS = (
     ("checkpoint", "any new checkpoint"),
     ("checkpoint:", "a checkpoint with this name"),
-    ("idle:10m", "no request for ten minutes"),
+    ("idle:10m", "no requests for ten minutes"),
 )
 
 

@@ -159,7 +159,7 @@ SCENARIOS = {
     ),
     "checkpoint sync": Scenario(
         "checkpoint sync {run} {tmp}/models --type sampler",
-        "Fetched {sampler} to {tmp}/models/sampler_weights/final\n",
+        "Downloaded {sampler} to {tmp}/models/sampler_weights/final\n",
     ),
     "run wait": Scenario(
         "run wait {run} --until checkpoint:final --max-wait 10s",
