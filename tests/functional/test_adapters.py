@@ -132,7 +132,7 @@ def test_a_configuration_that_was_edited_is_not_overwritten(tinkex, store, targe
     tinkex(f"checkpoint download {SEPARATE} --output {target}")
     (target / CONFIG).write_text('{"target_modules": ["q_proj"]}')
     done = tinkex(f"checkpoint verify {target} --fix-config", code=1)
-    assert "1 of 2 files differ" in done.stderr
+    assert "1 of 2 files do not match" in done.stderr
     assert (target / CONFIG).read_text() == '{"target_modules": ["q_proj"]}'
 
 

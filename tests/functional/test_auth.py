@@ -30,7 +30,7 @@ def test_login_use_and_logout(at, service, credentials):
     assert done.stdout == (
         f"Logged in as local@localhost (tinkex-local): stored the key 'here' in {credentials}\n"
     )
-    assert f"tinkex sends this key to {service.url} only." in done.stderr
+    assert f"tinkex sends this key only to {service.url}." in done.stderr
     assert stat.S_IMODE(credentials.stat().st_mode) == 0o600
     at("run list -f json")  # the service takes it
 
@@ -172,7 +172,7 @@ def test_the_key_is_shown_nowhere(service, tmp_path):
         (KEY, "--with-token --profile local", {"TINKER_BASE_URL": ""}, "does not require a key"),
         (KEY, "--with-token --profile p", {}, "profile p sets api_key_command"),
         *(
-            (KEY, "--with-token", {name: "tml-env"}, f"{name} is set, and would be used instead")
+            (KEY, "--with-token", {name: "tml-env"}, f"{name} is set and would be used instead")
             for name in ("TINKER_API_KEY", "TINKER_CREDENTIAL_CMD")
         ),
     ],
@@ -208,7 +208,7 @@ def test_a_server_that_cannot_show_whether_it_accepts_the_key(tinkex):
 
     with serving(answer) as url:
         done = tinkex(f"auth status --base-url {url} --api-key tml-anything")
-        assert "whether it accepts this key is unknown" in done.stderr
+        assert "so tinkex cannot check whether this key is valid" in done.stderr
 
 
 @pytest.mark.parametrize("shell", [False, True])

@@ -210,7 +210,7 @@ def test_delete_asks_on_a_terminal_and_shows_the_size(served, run, client):
 
     done = answered("n")
     assert done.exit_code == 1
-    assert "Delete 1 checkpoint, " in done.stderr
+    assert "Delete 1 checkpoint (" in done.stderr
     assert done.stderr.endswith("Cancelled: nothing was changed.\n")
     assert "final" in left(client, run)
     assert answered("y").exit_code == 0
@@ -282,7 +282,7 @@ def test_set_ttl_of_all_that_the_filters_choose(served, run, client):
     done = served(f"checkpoint set-ttl --run-id {run} --type sampler --ttl 7d", code=1)
     assert (done.stdout, "Add --yes" in done.stderr) == ("", True)
     done = answered("n", "--type training --ttl 7d")
-    assert "Set 1 checkpoint, " in done.stderr
+    assert "Set 1 checkpoint (" in done.stderr
     assert "expire in 7d? [y/N]" in done.stderr
     assert (done.exit_code, expiring()) == (1, [])
     assert answered("y", "--type training --ttl 7d").exit_code == 0

@@ -144,7 +144,7 @@ SCENARIOS = {
     ),
     "checkpoint set-ttl": Scenario(
         "checkpoint set-ttl {sampler} --ttl 7d --force",
-        r"re:{sampler} expires \S+Z \(in 7d\)\n",
+        r"re:{sampler} expires at \S+Z \(in 7d\)\n",
         refused=lacking("expiry of checkpoints", *SKYRL)
         | lacking("expiry of checkpoints", "tuft", status=405),
     ),
