@@ -47,7 +47,7 @@ _FILES = {"<path>": "files", "<file>": "files", "<prompts>": "files", "<dir>": "
 #: Names that work everywhere, see :mod:`tinkex.api.resources.names`.
 _NEWEST = (
     ("@latest", "the latest checkpoint or run"),
-    ("@latest:sampler", "the latest checkpoint for sampling"),
+    ("@latest:sampler", "the latest sampler checkpoint"),
     ("@latest:training", "the latest training checkpoint"),
 )
 _CONDITIONS = (

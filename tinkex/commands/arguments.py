@@ -244,7 +244,7 @@ def add_order(parser: argparse.ArgumentParser, fields: Sequence[str]) -> None:
         "--sort",
         metavar="<field>[:desc]",
         choices=[field + order for field in fields for order in ("", ":desc")],
-        help="field to sort the whole list by, ascending or, with :desc, descending: "
+        help="field to sort the whole list by, with :desc for descending order; one of "
         + ", ".join(fields)
         + " (default: newest first)",
     )

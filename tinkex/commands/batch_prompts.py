@@ -123,7 +123,7 @@ class PromptSource:
         if not self.doubtful:
             return None
         where, why = self.first_doubtful
-        more = f" (and {self.doubtful - 1} more)" if self.doubtful > 1 else ""
+        more = f" ({self.doubtful} such prompts in total)" if self.doubtful > 1 else ""
         return f"{where} is {use} as text, not as token ids: {why}{more}"
 
     def close(self) -> None:

@@ -229,7 +229,7 @@ class EstimateBilling(ShowOne):
     """Estimate training tokens and cost."""
 
     notes = (
-        "Tokens are counted locally with the model's tokenizer; the service is not contacted. "
+        "tinkex counts tokens with the model's tokenizer and does not contact the service. "
         "The cost is shown only with --prices. "
         "To estimate sampling: tinkex run batch --estimate"
     )

@@ -333,7 +333,7 @@ class CopyCheckpoint(ShowOne):
             "--ttl",
             metavar="<time>",
             type=duration(bare="s"),
-            help="time to live of the copy, in seconds or with a unit (12h, 7d, 1y; default: no "
+            help="time to live of the copy, in seconds or with a unit, such as 7d (default: no "
             "expiry)",
         )
         parser.add_argument(
