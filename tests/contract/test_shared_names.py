@@ -99,7 +99,7 @@ def test_deleting_one_of_two_kinds_of_a_name_is_refused(speak, cls, kind, more):
     done = speak(server)(f"checkpoint delete {path} {more}")
     assert (done.stdout, done.exit_code) == ("", 1)
     assert f"{other} {WHY}" in done.stderr
-    assert "Hint: Add --force if both may be changed or lost." in done.stderr
+    assert "Hint: To continue anyway, add --force." in done.stderr
     assert left(server) == ALL[:2]
     assert server.requests("DELETE", CHECKPOINT) == []
 

@@ -82,7 +82,7 @@ def test_verify_shows_a_web_page_that_was_downloaded_as_weights(name, tinkex, st
     assert "1 of 2 files have invalid content" in done.stderr
     (target / {LARGE: CONFIG, CONFIG: LARGE}[name]).unlink()
     done = tinkex(f"checkpoint verify {target}", code=1)
-    assert "2 of 2 files differ from the download or have invalid content" in done.stderr
+    assert "2 of 2 files do not match the manifest or have invalid content" in done.stderr
 
 
 # ---------------------------------------------------------------- adapters that PEFT loads in part
@@ -132,7 +132,7 @@ def test_a_configuration_that_was_edited_is_not_overwritten(tinkex, store, targe
     tinkex(f"checkpoint download {SEPARATE} --output {target}")
     (target / CONFIG).write_text('{"target_modules": ["q_proj"]}')
     done = tinkex(f"checkpoint verify {target} --fix-config", code=1)
-    assert "1 of 2 files differ" in done.stderr
+    assert "1 of 2 files do not match" in done.stderr
     assert (target / CONFIG).read_text() == '{"target_modules": ["q_proj"]}'
 
 

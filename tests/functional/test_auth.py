@@ -30,7 +30,7 @@ def test_login_use_and_logout(at, service, credentials):
     assert done.stdout == (
         f"Logged in as local@localhost (tinkex-local): stored the key 'here' in {credentials}\n"
     )
-    assert f"tinkex sends this key to {service.url} only." in done.stderr
+    assert f"tinkex sends this key only to {service.url}." in done.stderr
     assert stat.S_IMODE(credentials.stat().st_mode) == 0o600
     at("run list -f json")  # the service takes it
 
@@ -105,7 +105,7 @@ def test_switch_and_logout_by_name(credentials):
     assert "The key is still valid; revoke it at https://" in done.stderr
     assert invoke(["auth", "logout", "--all", "-f", "json"]).rows[0]["key_id"] == "8"
     assert json.loads(credentials.read_text()) == {"version": 1, "keys": {}}
-    assert "There is no stored key." in invoke(["auth", "logout", "--all"]).stderr
+    assert "There are no stored keys." in invoke(["auth", "logout", "--all"]).stderr
 
 
 def test_status_fits_80_columns_and_says_that_no_key_is_set(credentials):
@@ -170,9 +170,9 @@ def test_the_key_is_shown_nowhere(service, tmp_path):
         (KEY, "--with-token --name ''", {}, "must not be empty"),
         (KEY, "--with-token --in-profile", {}, "no active profile"),
         (KEY, "--with-token --profile local", {"TINKER_BASE_URL": ""}, "does not require a key"),
-        (KEY, "--with-token --profile p", {}, "profile p has api_key_command"),
+        (KEY, "--with-token --profile p", {}, "profile p sets api_key_command"),
         *(
-            (KEY, "--with-token", {name: "tml-env"}, f"{name} is set, and would be used instead")
+            (KEY, "--with-token", {name: "tml-env"}, f"{name} is set and would be used instead")
             for name in ("TINKER_API_KEY", "TINKER_CREDENTIAL_CMD")
         ),
     ],
@@ -208,7 +208,7 @@ def test_a_server_that_cannot_show_whether_it_accepts_the_key(tinkex):
 
     with serving(answer) as url:
         done = tinkex(f"auth status --base-url {url} --api-key tml-anything")
-        assert "whether it accepts this key is unknown" in done.stderr
+        assert "so tinkex cannot check whether this key is valid" in done.stderr
 
 
 @pytest.mark.parametrize("shell", [False, True])

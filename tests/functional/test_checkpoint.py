@@ -189,7 +189,7 @@ def test_delete_by_filters_needs_yes_without_a_terminal(served, run, client):
     assert (done.stdout, "--yes" in done.stderr) == ("", True)
     done = served(f"checkpoint delete --run-id {run[:13]}* --dry-run")
     assert done.stdout.count("Would delete tinker://") == 7
-    assert "Would delete 7 checkpoints, " in done.stderr
+    assert "Would delete 7 checkpoints (" in done.stderr
     done = served(f"checkpoint delete tinker://{run}/weights/nix --dry-run", code=1)
     assert "do not exist" in done.stderr
     done = served(f"checkpoint delete tinker://{run}/weights/final --curl")
@@ -210,7 +210,7 @@ def test_delete_asks_on_a_terminal_and_shows_the_size(served, run, client):
 
     done = answered("n")
     assert done.exit_code == 1
-    assert "Delete 1 checkpoint, " in done.stderr
+    assert "Delete 1 checkpoint (" in done.stderr
     assert done.stderr.endswith("Cancelled: nothing was changed.\n")
     assert "final" in left(client, run)
     assert answered("y").exit_code == 0
@@ -236,10 +236,7 @@ def test_an_answer_in_a_pipe_is_never_read(served, run, client):
 
 def test_help_and_the_page_on_moving_over_say_what_a_pipe_does(tinkex):
     help = tinkex("checkpoint delete --help").stdout
-    assert (
-        "\nDelete checkpoints; without a terminal, paths are deleted without confirmation.\n"
-        in help
-    )
+    assert "\nDelete checkpoints. Without a terminal, paths do not require confirmation.\n" in help
     page = (ROOT / "doc" / "source" / "howto" / "move-over.rst").read_text()
     for text in (help, page.partition("list-table")[0]):
         assert "echo n | tinkex checkpoint delete PATH" in text
@@ -264,7 +261,7 @@ def test_publish_several_tries_all(served, run, client):
 def test_set_ttl_and_remove(served, run, client):
     path = f"tinker://{run}/weights/final"
     done = served(f"checkpoint set-ttl {path} --ttl 7d")
-    assert done.stdout.startswith(f"{path} expires 20")
+    assert done.stdout.startswith(f"{path} expires at 20")
     assert done.stdout.endswith("Z (in 7d)\n")
     checkpoint = found(client, path)
     assert (checkpoint.expires_at - checkpoint.time).total_seconds() > 7 * 86400 - 120
@@ -285,7 +282,7 @@ def test_set_ttl_of_all_that_the_filters_choose(served, run, client):
     done = served(f"checkpoint set-ttl --run-id {run} --type sampler --ttl 7d", code=1)
     assert (done.stdout, "Add --yes" in done.stderr) == ("", True)
     done = answered("n", "--type training --ttl 7d")
-    assert "Set 1 checkpoint, " in done.stderr
+    assert "Set 1 checkpoint (" in done.stderr
     assert "expire in 7d? [y/N]" in done.stderr
     assert (done.exit_code, expiring()) == (1, [])
     assert answered("y", "--type training --ttl 7d").exit_code == 0
@@ -293,7 +290,7 @@ def test_set_ttl_of_all_that_the_filters_choose(served, run, client):
     served(f"checkpoint set-ttl --run-id {run} --expires-before 8d --remove --yes")
     assert expiring() == []
     done = served(f"checkpoint set-ttl --run-id {run} --expires-before 8d --remove")
-    assert done.stderr == "No checkpoint matches the filters: nothing to change.\n"
+    assert done.stderr == "No checkpoints match the filters. Nothing to change.\n"
     assert done.stdout == ""
 
 
@@ -312,7 +309,7 @@ def test_prune_does_what_a_rehearsal_has_shown(served, run, client):
         ("keep", "step-0", "published"),
         ("keep", "final", "newest of its run and type"),
     ]
-    assert "To delete: 3 checkpoints, " in done.stderr
+    assert "To delete: 3 checkpoints (" in done.stderr
     assert "4 are kept." in done.stderr
     assert "at $0.5 per gigabyte" in done.stderr
     done = served(line, code=1)

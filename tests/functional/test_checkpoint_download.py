@@ -392,7 +392,7 @@ def test_verify(tinkex, download, target):
     done = tinkex(f"checkpoint verify {target} -f json", code=1)
     found = {Path(row["file"]).name: row["status"] for row in done.rows}
     assert found == {SMALL: "missing", LARGE: "changed", "mine": "extra"}
-    assert "2 of 3 files differ from the download" in done.stderr
+    assert "2 of 3 files do not match the manifest" in done.stderr
 
 
 def test_sync_fetches_what_is_new(tinkex, store, target):
@@ -423,5 +423,5 @@ def test_sync_outlives_lost_connections(tinkex, store, target):
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Fetched " in stdout
+    assert "Downloaded " in stdout
     assert stderr.endswith("Checkpoint sync interrupted.\n")

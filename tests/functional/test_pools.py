@@ -154,7 +154,7 @@ UNCHECKED = pytest.mark.only_pool("default", "http2 always checks certificates")
 def test_without_checks_is_loud(run, words, options, origin):
     done = run(options, *words.split())
     assert "run-1" in done.stdout
-    assert done.stderr.count("WARNING: certificates are not verified") == 1
+    assert done.stderr.count("WARNING: TLS certificates are not verified") == 1
     assert origin in done.stderr
 
 

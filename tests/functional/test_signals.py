@@ -157,7 +157,7 @@ PATHS = [f"tinker://run-{number}:train:0/weights/final" for number in range(500)
 CHANGES = {
     "delete": (["delete", "--yes"], "deleted"),
     "publish": (["publish"], "published"),
-    "set-ttl": (["set-ttl", "--ttl", "7d"], "set"),
+    "set-ttl": (["set-ttl", "--ttl", "7d"], "updated"),
 }
 READERS = {
     "plain": lambda text: [word for word in text.split() if word.startswith("tinker://")],

@@ -96,7 +96,7 @@ def test_a_format_may_be_named_in_every_way_that_options_have(fake_plugins, word
         assert done.stdout.splitlines()[0].endswith("?"), done.stderr
 
 
-NOT_OURS = "p-broken 1.0 is not a Command, Lister or ShowOne"
+NOT_OURS = "p-broken 1.0 is not a subclass of Command, Lister or ShowOne"
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_hook_that_fails_is_named_unless_it_means_to(fake_plugins, command, wh
     [
         ("names + ('more',), rows", "a row has 13 values for 14 columns: name, "),
         ("names, ((1,) for row in rows)", "a row has 1 values for 13 columns: name, "),
-        ("3", "after() of the hook 'h' must return names and rows"),
+        ("3", "after() of the hook 'h' must return column names and rows"),
     ],
 )
 def test_of_three_hooks_the_one_that_returns_other_rows_is_named(fake_plugins, returned, why):
@@ -424,7 +424,7 @@ broken = p_bad:Pool
 empty = p_bad:Empty
 """
 OWN = "this is a bug in the plugin p-bad 2.1 "
-EITHER = "this is a bug in tinkex or a plugin: p-bad 2.1 "
+EITHER = "this is a bug in tinkex or in the plugin p-bad 2.1 "
 
 
 @pytest.mark.parametrize(
@@ -464,8 +464,8 @@ def test_a_command_without_an_action_names_its_plugin(fake_plugins):
     fake_plugins.add("p-idle", "[tinkex.commands]\ngreet = p_idle:Hello\n", code)
     done = invoke(["greet"])
     assert done.stderr.splitlines() == [
-        "Command failed: p_idle:Hello of plugin p-idle 1.0 has no take_action",
-        "Hint: Report it to its maintainers.",
+        "Command failed: p_idle:Hello of plugin p-idle 1.0 does not implement take_action",
+        "Hint: Report this bug to the plugin's maintainers.",
     ]
     assert invoke(["help"]).exit_code == 0
 

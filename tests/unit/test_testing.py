@@ -156,7 +156,10 @@ class Places(Hook):
     [
         ("commands greet_wordy = Wordy", "its docstring must be one sentence"),
         ("commands greet_wordy = Wordy", "the argument silent has no help"),
-        ("commands greet_foreign = Foreign", "p_bad:Foreign of plugin p-bad 1.0 is not a Command"),
+        (
+            "commands greet_foreign = Foreign",
+            "p_bad:Foreign of plugin p-bad 1.0 is not a subclass of Command",
+        ),
         ("commands greet_gone = Gone", "AttributeError: module 'p_bad' has no attribute 'Gone'"),
         ("commands greet = Uneven", "a row has 1 values for 2 column_names: one, two"),
         ("commands greet = Named", "a row has 3 values for 2 column_names"),
@@ -166,21 +169,21 @@ class Places(Hook):
         ("commands greet = Silent", "its docstring must be one sentence"),
         ("commands greet = Silent", "its options fail: ZeroDivisionError: division by zero"),
         ("commands greet = Commaless", "examples is a string, not a tuple: add a comma"),
-        ("commands h = Idle", "p_bad:Idle of plugin p-bad 1.0 has no take_action"),
+        ("commands h = Idle", "p_bad:Idle of plugin p-bad 1.0 does not implement take_action"),
         ("commands greet me = Good", "its name must be noun_verb, in lower case"),
         ("http_pools greet = Foreign", "it is not a subclass of tinkex.plugins.HttpPool"),
-        ("http_pools h = Pool", "it has no build"),
+        ("http_pools h = Pool", "it does not implement build"),
         ("http_pools greet = Fussy", "ZeroDivisionError: division by zero"),
-        ("tokenizers greet = Shelf", "it has no find"),
-        ("formatters.list greet = Format", "it has no emit_list"),
+        ("tokenizers greet = Shelf", "it does not implement find"),
+        ("formatters.list greet = Format", "it does not implement emit_list"),
         (
             "formatters.show greet = Format",
             "not a subclass of cliff.formatters.base.SingleFormatter",
         ),
         ("profiles greet = profile", "unknown settings: http_pol"),
         ("hooks.run_list h = Fails", "ZeroDivisionError: division by zero"),
-        ("hooks.run_list h = Insists", "options that can be omitted, unlike --so"),
-        ("hooks.run_list h = Places", "options that can be omitted, unlike place"),
+        ("hooks.run_list h = Insists", "options that can be omitted, not --so"),
+        ("hooks.run_list h = Places", "options that can be omitted, not place"),
         ("hooks.run_list h = Hook", "argument --limit: conflicting option string: --limit"),
         (
             "hooks.run_lst h = Hook",
@@ -214,7 +217,7 @@ def test_the_check_names_a_misspelt_group_outside_of_tinkex(fake_plugins):
     with pytest.raises(AssertionError) as caught:
         check_distribution("p-bad")
     assert str(caught.value) == (
-        "tinkex_commands: not used: tinkex has no such group; did you mean tinkex.commands?"
+        "tinkex_commands is not used: tinkex has no such group; did you mean tinkex.commands?"
     )
 
 

@@ -66,7 +66,7 @@ class TinkexApp(cliff.app.App):
     ) -> None:
         super().__init__(
             "Save, list, inspect, publish, download, clean up and sample checkpoints "
-            "of the Tinker API and of servers that speak its protocol.",
+            "on the Tinker API and compatible servers.",
             __version__,
             CommandManager(),
             stdin,
@@ -108,7 +108,7 @@ class TinkexApp(cliff.app.App):
             if self._settings.pool_options.insecure:
                 origin = self._settings.origins.get("http_pool.insecure")
                 self.warn(
-                    f"certificates are not verified ({origin}): anyone between this machine and "
+                    f"TLS certificates are not verified ({origin}). Anyone on the network path to "
                     f"{self._settings.base_url} can read the API key and alter the data.",
                     prefix="WARNING: ",
                 )
@@ -304,7 +304,7 @@ class TinkexApp(cliff.app.App):
             try:
                 code = self.command.run(self._parsed)
                 if self.option("curl"):
-                    self.status("This command sends no request.")
+                    self.status("This command does not send any requests.")
             except RequestShown as shown:
                 code = self._show(shown)
             self.stdout.flush()
@@ -325,7 +325,7 @@ class TinkexApp(cliff.app.App):
             "The request was not sent. Later requests depend on its response and are not shown."
         )
         if not self.settings.needs_api_key:
-            self.status(f"curl cannot reach the server of the HTTP pool {self.settings.http_pool}.")
+            self.status(f"curl cannot use the HTTP pool {self.settings.http_pool}.")
         return EXIT_OK
 
     def interact(self) -> int:  # type: ignore[override]
@@ -507,8 +507,8 @@ def run(argv: Sequence[str]) -> Result:
     """
     if isinstance(argv, (str, bytes)):
         raise UsageError(
-            "the command line must be a list of words",
-            hint="For example: ['run', 'list', '--limit', '5'], or the result of shlex.split.",
+            "the command line must be a list of strings",
+            hint="For example: ['run', 'list', '--limit', '5']. Split a string with shlex.split().",
         )
     stdout = io.StringIO()
     app = TinkexApp(stdin=io.StringIO(), stdout=stdout, stderr=io.StringIO())
@@ -516,7 +516,7 @@ def run(argv: Sequence[str]) -> Result:
     try:
         code = app.execute([os.fsdecode(word) for word in argv])
         if code:
-            raise TinkexError(f"{app.operation_name()} ended with status {code}")
+            raise TinkexError(f"{app.operation_name()} exited with code {code}")
     except Terminated:
         raise
     except (Exception, SystemExit) as error:

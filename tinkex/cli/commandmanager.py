@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class CommandManager(cliff.commandmanager.CommandManager):
-    """The names of all commands; only exact names match, and built-in names take precedence."""
+    """Finds commands by their exact names; built-in commands take precedence over plugins."""
 
     commands: dict[str, Any]
 
@@ -146,15 +146,15 @@ def load_command(entry_point: EntryPoint) -> type[cliff.command.Command]:
     is_command = isinstance(command, type) and issubclass(command, cliff.command.Command)
     if not is_command or not hasattr(command, "operation_name"):  # cliff's own have none
         raise PluginError(
-            f"{entry_point.value} of plugin {plugins.owner_of(entry_point)} is not a Command, "
-            "Lister or ShowOne of tinkex.commands.base",
+            f"{entry_point.value} of plugin {plugins.owner_of(entry_point)} is not a subclass of "
+            "Command, Lister or ShowOne in tinkex.commands.base",
             category="bug",
         )
     if missing := getattr(command, "__abstractmethods__", None):
         raise PluginError(
-            f"{entry_point.value} of plugin {plugins.owner_of(entry_point)} has no "
-            + " and no ".join(sorted(missing)),
-            hint="Report it to its maintainers.",
+            f"{entry_point.value} of plugin {plugins.owner_of(entry_point)} does not implement "
+            + " or ".join(sorted(missing)),
+            hint="Report this bug to the plugin's maintainers.",
             category="bug",
         )
     return command
@@ -284,4 +284,4 @@ def _add_options(hook: Any, parser: argparse.ArgumentParser) -> None:
     for action in parser._actions[before:]:
         if action.required or not action.option_strings:
             name = "/".join(action.option_strings) or action.metavar or action.dest
-            raise ValueError(f"a hook may only add options that can be omitted, unlike {name}")
+            raise ValueError(f"a hook may add only options that can be omitted, not {name}")

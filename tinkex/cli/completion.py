@@ -47,13 +47,13 @@ _FILES = {"<path>": "files", "<file>": "files", "<prompts>": "files", "<dir>": "
 #: Names that work everywhere, see :mod:`tinkex.api.resources.names`.
 _NEWEST = (
     ("@latest", "the latest checkpoint or run"),
-    ("@latest:sampler", "the latest checkpoint for sampling"),
+    ("@latest:sampler", "the latest sampler checkpoint"),
     ("@latest:training", "the latest training checkpoint"),
 )
 _CONDITIONS = (
     ("checkpoint", "any new checkpoint"),
     ("checkpoint:", "a checkpoint with this name"),
-    ("idle:10m", "no request for ten minutes"),
+    ("idle:10m", "no requests for ten minutes"),
 )
 
 

@@ -22,7 +22,8 @@ def _hint_for_resource(error: exceptions.APIError) -> str | None:
 def _hint_for_key(error: exceptions.Unauthorized) -> str:
     origin = f"The key comes from {error.key_origin}. " if error.key_origin else ""
     return (
-        f"{origin}Check it with 'tinkex config show'; --api-key or TINKER_API_KEY sets another key."
+        f"{origin}Check it with 'tinkex config show', or set another key with --api-key or "
+        "TINKER_API_KEY."
     )
 
 
@@ -33,42 +34,45 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
         f"{error.hint or ''} See 'tinkex {error.resource} list'.".lstrip()
     ),
     exceptions.LimitReached: lambda error: (
-        f"{error.hint or ''} 'ulimit -a' shows the limits; 'ulimit -n 1024' allows more open "
-        "files.".lstrip()
+        f"{error.hint or ''} Check the limits with 'ulimit -a'. To allow more open files, run "
+        "'ulimit -n 1024'.".lstrip()
     ),
     exceptions.TargetExists: "Add --force to replace it, or choose another path with --output.",
-    exceptions.TargetInUse: "Wait until it ends, or choose another path with --output.",
-    exceptions.SharedName: "Add --force if both may be changed or lost.",
-    exceptions.TokenizerError: "Specify another tokenizer, or a directory, with --tokenizer.",
-    exceptions.ChatTemplateError: "Base models have no chat template. Use the tokenizer of a chat "
-    "model of the same family (--tokenizer), or sample text instead of messages.",
-    LocalError: "Check the name, the permissions and the free space.",
+    exceptions.TargetInUse: "Wait until it finishes, or choose another path with --output.",
+    exceptions.SharedName: "To continue anyway, add --force. "
+    "Either or both checkpoints may be changed or lost.",
+    exceptions.TokenizerError: "Specify another tokenizer, or a local tokenizer directory, "
+    "with --tokenizer.",
+    exceptions.ChatTemplateError: "Base models have no chat template. Use --tokenizer to specify a "
+    "chat model from the same family, or sample text instead of messages.",
+    LocalError: "Check the path, its permissions and the free disk space.",
     exceptions.Unreachable: "Check the base URL: tinkex config show.",
     exceptions.TLSError: "Check the base URL: tinkex config show.",
-    exceptions.TimedOut: "Allow more time with --timeout (milliseconds, or 30s, 5m).",
-    exceptions.InvalidResponse: "Check that the base URL is a Tinker service: tinkex config show.",
+    exceptions.TimedOut: "Increase --timeout (in milliseconds, or with a unit: 30s, 5m).",
+    exceptions.InvalidResponse: "Check that the base URL points to a Tinker service: "
+    "tinkex config show.",
     exceptions.Redirected: lambda error: (
         f"Set --base-url to {error.location} to use that server."
         if error.location
-        else "If it is a login page, set the headers that it requires: 'headers' in the profile."
+        else "For a login page, add the headers that it requires to 'headers' in the profile."
     ),
     exceptions.BadRequest: _hint_for_resource,
     exceptions.Unauthorized: _hint_for_key,
-    exceptions.PaymentRequired: "See the billing page of the service's console.",
+    exceptions.PaymentRequired: "See the billing page in the service's web console.",
     exceptions.Forbidden: "Check which account the key belongs to: tinkex auth whoami.",
     exceptions.NotFound: lambda error: (
         _hint_for_resource(error) or "See 'tinkex checkpoint list' or 'tinkex run list'."
     ),
-    exceptions.NotOffered: "Check which server this is: tinkex config show.",
+    exceptions.NotOffered: "Check which server is configured: tinkex config show.",
     exceptions.LogprobsUnavailable: "Omit the option, or use a server that returns logprobs.",
-    exceptions.Conflict: "See the current state with 'tinkex checkpoint info'.",
+    exceptions.Conflict: "Check the current state with 'tinkex checkpoint info'.",
     exceptions.RateLimited: "Wait a while, or send fewer concurrent requests.",
 }
 
 _HINTS_BY_ERRNO = {
-    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "Check the name."),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "Check the path."),
     errno.ENAMETOOLONG: "Choose a shorter name.",
-    errno.EISDIR: "Specify a file in the directory.",
+    errno.EISDIR: "Specify a file instead of a directory.",
     **dict.fromkeys((errno.EACCES, errno.EPERM), "Check the permissions."),
     errno.EROFS: "Choose a writable directory.",
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space, or choose another directory."),
@@ -123,9 +127,10 @@ FOREIGN = (
 )
 #: Words that are not commands, separated by commas → the hint about them.
 _NO_COMMANDS = {
-    "interactive, repl, shell": "Type 'tinkex' alone for the interactive shell.",
-    "install, plugin install": "A plugin is a Python package: pip install NAME",
-    "update, upgrade": "Update it as it was installed: pip install --upgrade tinkex",
+    "interactive, repl, shell": "To start the interactive shell, run 'tinkex' without a command.",
+    "install, plugin install": "To install a plugin, install its Python package: pip install NAME",
+    "update, upgrade": "Update tinkex with the tool that installed it, for example: "
+    "pip install --upgrade tinkex",
 }
 #: Nouns to try for a verb without a noun.
 _FIRST_NOUNS = ("checkpoint", "run")
@@ -168,10 +173,10 @@ def as_tinkex_error(error: BaseException, involved: Iterable[str] = ()) -> Tinke
             where = f"{error.filename}: " if error.filename else "cannot write the output: "
             return LocalError(f"{where}{error.strerror}", hint=_hint_by_errno(error))
     names = " or ".join(suspects)
-    where = f"the plugin {names}" if is_plugins else f"tinkex or a plugin: {names}"
+    where = f"the plugin {names}" if is_plugins else f"tinkex or in the plugin {names}"
     return PluginError(
         f"this is a bug in {where if suspects else 'tinkex'} ({plugins.reason(error)})",
-        hint="Run it again with --debug, and report its output to the maintainers.",
+        hint="Run the command again with --debug, and report the output to the maintainers.",
         category="bug",
     )
 
@@ -183,8 +188,8 @@ def hint_for(error: TinkexError) -> str | None:
         return error.hint
     if is_unloaded(error):
         return (
-            "The server unloaded this run. Save its training state again, and sample the new "
-            "checkpoint immediately: tinkex checkpoint "
+            "The server has unloaded this run. Save a new checkpoint from its training state, and "
+            "sample the new checkpoint immediately: tinkex checkpoint "
             "--model-path tinker://RUN/weights/NAME --output again.json"
         )
     if type(error) is LocalError and (hint := _hint_by_errno(error.__cause__)):
@@ -326,14 +331,14 @@ def unknown_command(
     near = _meant_by_argument(words) or _nearest_command(words, known, below)
     hint = said or "See: tinkex help"
     if plugin:
-        hint = f"The command comes with {plugin}. {plugins.how_to_get(plugin)}"
+        hint = f"This command requires the plugin {plugin}. {plugins.how_to_get(plugin)}"
     elif near and not said:
         hint = f"Did you mean 'tinkex {near}'?"
     elif below and not said:
         hint = f"Subcommands of '{words[0]}': " + ", ".join(below) + "."
         if option := text_option(words[0], ()):
             text = as_argument([*words[1:], *rest])
-            hint += f" For a prompt: tinkex {words[0]} --base-model MODEL {option} {text}"
+            hint += f" To sample a prompt: tinkex {words[0]} --base-model MODEL {option} {text}"
     return UsageError(f"'{typed}' is not a tinkex command.", hint=hint, whole_line=True)
 
 

@@ -98,17 +98,17 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
             metavar="<integer>",
             default=_whole_number("CLIFF_MAX_TERM_WIDTH"),
             type=int,
-            help="maximum width, beyond which columns are hidden and text wraps; 0: no maximum "
+            help="maximum table width; wider tables hide columns and wrap text (0: no limit) "
             "[CLIFF_MAX_TERM_WIDTH]",
         )
         group.add_argument(
             "--fit-width",
             action="store_true",
             default=bool(_whole_number("CLIFF_FIT_WIDTH")),
-            help="use the width of the terminal as --max-width [CLIFF_FIT_WIDTH=1]",
+            help="set --max-width to the terminal width [CLIFF_FIT_WIDTH=1]",
         )
         group.add_argument(
-            "--print-empty", action="store_true", help="print the frame of an empty table"
+            "--print-empty", action="store_true", help="print a table even if it has no rows"
         )
 
     def emit_list(
@@ -362,8 +362,8 @@ class ValueFormatter(_ValueFormatter):
 class CSVFormatter(CSVLister):
     """CSV with ``true`` and ``false``; null is an empty cell.
 
-    cliff's writer also escapes backslashes, which readers of RFC 4180 do not undo. Without an
-    escape character some values need quotes, so ``--quote none`` means ``minimal``.
+    cliff's writer also escapes backslashes, but RFC 4180 readers do not unescape them. Without an
+    escape character, some values must be quoted, so ``--quote none`` is treated as ``minimal``.
     """
 
     def emit_list(
@@ -479,7 +479,7 @@ def spooled(stdout: TextIO) -> Iterator[TextIO]:
             spool.seek(0)
         except OSError as error:
             raise LocalError(
-                f"cannot write the rows to a temporary file: {error.strerror}",
+                f"cannot write the output to a temporary file: {error.strerror}",
                 hint="Free some space, set TMPDIR to another directory, or use --limit.",
             ) from error
         shutil.copyfileobj(spool, stdout)

@@ -57,9 +57,9 @@ class Inventory:
                 return f"not used: {off}"
             others = self._owners[group, name] - {distribution.name}
             if "" in others:
-                return "not used: tinkex itself provides this name"
+                return "not used: tinkex already uses this name"
             if others and not is_hook(group):  # a command may have several hooks
-                return f"claimed by more than one plugin: also by {', '.join(sorted(others))}"
+                return f"also claimed by {' and '.join(sorted(others))}"
         try:
             loaded = (load_command if group == plugins.COMMANDS else plugins.load)(entry_point)
             if group == plugins.SETTINGS:
@@ -97,7 +97,7 @@ class Inventory:
         groups = {ep.group for ep in distribution.entry_points} if distribution else set()
         for group in sorted(groups - {ep.group for ep, _ in self.claims}):
             if near := nearest(group.lower(), plugins.GROUPS, 0.8):
-                yield f"{group}: not used: tinkex has no such group; did you mean {near}?"
+                yield f"{group} is not used: tinkex has no such group; did you mean {near}?"
 
     def _problem_of_group(self, group: str) -> str | None:
         if is_hook(group):
@@ -150,5 +150,5 @@ def _check_driver(group: str, name: str, loaded: Any) -> None:
     if not isinstance(loaded, type) or not issubclass(loaded, base):
         raise PluginError(f"it is not a subclass of {base.__module__}.{base.__name__}")
     if missing := getattr(loaded, "__abstractmethods__", None):
-        raise PluginError(f"it has no {' and no '.join(sorted(missing))}")
+        raise PluginError(f"it does not implement {' or '.join(sorted(missing))}")
     plugins.load_driver(group, name)

@@ -107,7 +107,7 @@ def parse(text: str) -> Line:
     tokens = tokenize(text)
     for token in tokens:
         if token.quote:
-            raise _unreadable("No closing quotation", text)
+            raise _unreadable("missing closing quote", text)
         if not token.is_operator:
             words.append(token.text)
         elif token.text == "|":
@@ -122,7 +122,7 @@ def parse(text: str) -> Line:
         else:
             target, append = _target(text, token, next(tokens, None)), token.text == ">>"
     if target is not None and not words:
-        raise _unreadable("there is no command before the '>'", text)
+        raise _unreadable("there is no command before '>'", text)
     return Line(words, target, append)
 
 
@@ -130,7 +130,7 @@ def _target(text: str, operator: Token, name: Token | None) -> str:
     if re.search(r"(^|\s)\d+\Z", text[: operator.start]):
         raise _unreadable("only standard output can be redirected", text)
     if name and name.quote:
-        raise _unreadable("No closing quotation", text)
+        raise _unreadable("missing closing quote", text)
     if not name or name.is_operator or not name.text or text[name.start] == "&":
         raise _unreadable(f"'{operator.text}' requires a file name", text)
     return name.text
@@ -138,7 +138,7 @@ def _target(text: str, operator: Token, name: Token | None) -> str:
 
 def _unreadable(why: str, text: str) -> UsageError:
     return UsageError(
-        f"Cannot read the line: {why}: {text.strip()[:200]}",
+        f"Cannot parse the line: {why}: {text.strip()[:200]}",
         hint="Put single quotes around text that contains quotes, '|' or '>'.",
         whole_line=True,
     )
@@ -206,7 +206,7 @@ class Repl:
         if app.interactive_mode:
             raise UsageError(
                 "this is already the tinkex shell",
-                hint="Leave it with 'exit'; choose a profile with 'profile use NAME'.",
+                hint="To leave it, type 'exit'. To change the profile, type 'profile use NAME'.",
             )
         app.interactive_mode = True
         try:
@@ -253,7 +253,8 @@ class Repl:
         # A key or a URL that the shell was started with belongs to another server.
         options.api_key = options.base_url = options.http_pool = options.insecure = None
         app.status(
-            f"For this shell only; to set the default: config set profile {shlex.quote(names[0])}"
+            f"This shell now uses the profile {names[0]}. "
+            f"To make it the default: config set profile {shlex.quote(names[0])}"
         )
         return 0
 
@@ -321,7 +322,7 @@ class Repl:
     def _converse(self) -> int:
         history = history_path()
         session = _prompt_session(self._app, load_history(history))
-        self._app.status("Type 'help' for the commands, 'exit' to leave.")
+        self._app.status("Type 'help' for a list of commands, or 'exit' to leave.")
         while True:
             try:
                 text = session.prompt(self._prompt())

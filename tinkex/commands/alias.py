@@ -18,7 +18,10 @@ class SetAlias(ShowOne):
     """Set an alias for a checkpoint, to use as @NAME."""
 
     is_action = True
-    notes = "An alias stores a full path: after 'alias set prod @latest', @prod does not change."
+    notes = (
+        "An alias stores a full path. After 'alias set prod @latest', @prod still means the same "
+        "checkpoint when a newer one is saved."
+    )
     column_names = ("alias", "tinker_path", "previous")
     examples = (
         "tinkex alias set prod run-123:final",
@@ -28,7 +31,7 @@ class SetAlias(ShowOne):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "name", metavar="<alias>", help="name of the alias: letters, digits, '-', '_' and '.'"
+            "name", metavar="<alias>", help="alias name: letters, digits, '-', '_' and '.'"
         )
         arguments.add_path(parser)
 
@@ -56,7 +59,7 @@ class ListAlias(Lister):
 
 
 class RemoveAlias(Lister):
-    """Remove aliases; their checkpoints are kept."""
+    """Remove aliases without deleting their checkpoints."""
 
     is_action = True
     column_names = ("alias", "tinker_path")
@@ -64,7 +67,7 @@ class RemoveAlias(Lister):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "names", metavar="<alias>", nargs="+", help="names of the aliases, with or without @"
+            "names", metavar="<alias>", nargs="+", help="alias names, with or without @"
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:

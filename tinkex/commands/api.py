@@ -25,7 +25,7 @@ _HINT = "Valid forms: name=value, name[member]=value and name[]=value."
 
 
 class Api(Command):
-    """Send any request to the API, and print the response."""
+    """Send any request to the API and print the response."""
 
     notes = (
         "The path is relative to /api/v1, or, with a leading slash, to the base URL.\n"
@@ -46,19 +46,19 @@ class Api(Command):
         parser.add_argument(
             "method", metavar="<method>", help="HTTP method, such as GET or POST; optional"
         )
-        parser.add_argument("path", metavar="<api_path>", nargs="?", help="path of the request")
+        parser.add_argument("path", metavar="<api_path>", nargs="?", help="request path")
         repeatable = functools.partial(parser.add_argument, action="append", default=[])
         repeatable(
             "-F",
             "--field",
             metavar="<key=value>",
-            help="field of the request; numbers, true, false, null and JSON are converted; @FILE "
-            "reads the value from a file; a[b]=… and a[]=… nest; may be repeated",
+            help="request field: numbers, true, false, null and JSON are parsed, @FILE reads the "
+            "value from a file, and a[b]=… and a[]=… build nested values; may be repeated",
         )
         repeatable(
             "--raw-field",
             metavar="<key=value>",
-            help="field whose value is always a string; may be repeated",
+            help="request field whose value is always a string; may be repeated",
         )
         repeatable(
             "-H",
@@ -117,8 +117,8 @@ class Api(Command):
         if on_terminal and isinstance(self.result, bytes):
             if not response.content_type.startswith("text/"):
                 raise LocalError(
-                    "a terminal cannot show a response of type "
-                    f"{response.content_type or 'unknown'}",
+                    f"cannot show a response of type {response.content_type or 'unknown'} "
+                    "on a terminal",
                     hint="Redirect it to a file: tinkex api … > file",
                 )
             out.write(printable(response.body.decode("utf-8", "replace"), keep="\n\t") + "\n")
@@ -134,7 +134,7 @@ def _check_stdin(parsed_args: argparse.Namespace, api_key: str | None) -> None:
     readers += [parsed_args.input == "-", api_key == "-"]
     if sum(readers) > 1:  # the second would read nothing
         raise UsageError(
-            "only one of --input, --field and --api-key can be read from standard input",
+            "only one of --input, --field and --api-key can read from standard input",
             hint="Specify a file for each of the others.",
         )
 
@@ -152,7 +152,7 @@ def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     named = name.strip().replace("-", "").replace("_", "")
     if not colon or not named.isalnum() or not text.isascii() or not text.isprintable():
-        raise argparse.ArgumentTypeError(f"not a header of the form 'Name: value': {text[:80]!r}")
+        raise argparse.ArgumentTypeError(f"expected 'Name: value', not {text[:80]!r}")
     return name.strip(), value.strip()
 
 

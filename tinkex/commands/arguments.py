@@ -138,7 +138,7 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         "--before",
         metavar="<time>",
         type=moment,
-        help="only checkpoints saved before this time (2026-11-01, 7d ago)",
+        help="only checkpoints saved before this time (2026-11-01, or 7d for 7 days ago)",
     )
     group.add_argument(
         "--after",
@@ -150,7 +150,8 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
         "--expires-before",
         metavar="<time>",
         type=future,
-        help="only checkpoints that expire before this time (2026-12-01, 3d from now)",
+        help="only checkpoints that expire before this time (2026-12-01, or 3d for 3 days "
+        "from now)",
     )
     either = group.add_mutually_exclusive_group()
     either.add_argument(
@@ -171,7 +172,7 @@ def add_run_filters(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group.add_argument(
         "--run-id",
         metavar="<run_id>",
-        help="only this training run; id or pattern, such as 'nightly*'",
+        help="only this training run, or runs that match a pattern such as 'nightly*'",
     )
     add_type(group)
     return group
@@ -184,7 +185,7 @@ def add_type(parser: argparse._ActionsContainer) -> None:
         dest="checkpoint_type",
         metavar="<type>",
         choices=TYPE_WORDS,
-        help="type of checkpoint: weights, sampler_weights or external_weights "
+        help="checkpoint type: weights, sampler_weights or external_weights "
         "(also: training, sampler, external)",
     )
 
@@ -232,7 +233,7 @@ def add_scope(parser: argparse.ArgumentParser, default: str | None = None) -> No
         metavar="<scope>",
         choices=("owned", "accessible"),
         default=default,
-        help="owned, or accessible: everything that the key can read "
+        help="owned, or accessible for everything that the key can read "
         f"(default: {default or 'set by the service'})",
     )
 
@@ -243,8 +244,9 @@ def add_order(parser: argparse.ArgumentParser, fields: Sequence[str]) -> None:
         "--sort",
         metavar="<field>[:desc]",
         choices=[field + order for field in fields for order in ("", ":desc")],
-        help="field to sort the whole list by; add :desc for the largest or newest first; "
-        "one of: " + ", ".join(fields) + " (default: the newest first)",
+        help="field to sort the whole list by, with :desc for descending order; one of "
+        + ", ".join(fields)
+        + " (default: newest first)",
     )
 
 
@@ -286,7 +288,7 @@ def add_limit(parser: argparse.ArgumentParser, things: str) -> None:
 def print_rest(command: Lister, page: Page[Any] | Walk[Any], things: str) -> None:
     """Print on standard error how many *things* are not shown, if any."""
     if page.offset and not len(page):
-        total = things if page.total is None else page.total
+        total = things if page.total is None else f"{page.total} {things}"
         command.status(f"Nothing to show: --offset {page.offset} skips all {total}.")
     if page.total is not None and page.offset + len(page) < page.total:
         command.status(f"{len(page)} of {page.total} {things} shown; --limit 0 shows all.")
@@ -318,8 +320,8 @@ def list_rows(
             latest.append(name(item))
         yield row(item)
     if odd:
-        rows = "1 row has" if odd == 1 else f"{odd} rows have"
-        command.status(f"{rows} a type unknown to this version; shown as received.")
+        rows = "1 row of an unknown type is" if odd == 1 else f"{odd} rows of unknown types are"
+        command.status(f"{rows} shown as received.")
     print_rest(command, found, things)
     command.app.remember(things, latest, whole=whole and holds_all(found))
 
@@ -376,7 +378,7 @@ def check_model_options(parsed_args: argparse.Namespace, command: str) -> None:
         raise UsageError(
             f"--base-model or --model-path is required for {command} command",
             hint="For example: --base-model Qwen/Qwen3-8B; see 'tinkex model list'. "
-            f"Other commands: tinkex help {command}",
+            f"For help: tinkex help {command}",
         )
 
 

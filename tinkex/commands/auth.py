@@ -31,7 +31,7 @@ from tinkex.settings import PROFILE_ORIGIN, Settings, is_of_profile
 if TYPE_CHECKING:
     from tinkex.api import ApiKey, KeyCheck
 
-_NOT_KNOWN = "whether it accepts this key is unknown"
+_NOT_KNOWN = "so tinkex cannot check whether this key is valid"
 
 
 class LoginAuth(ShowOne):
@@ -120,15 +120,15 @@ class LoginAuth(ShowOne):
             )
             raise
         if check.api_key is None:
-            verdict = "it accepts this key" if check.is_proved else _NOT_KNOWN
-            self.status(f"This server provides no information about keys; {verdict}.")
+            verdict = "but it accepts this key" if check.is_proved else _NOT_KNOWN
+            self.status(f"This server provides no information about keys, {verdict}.")
         return check.api_key
 
     def _store(self, key: StoredKey) -> None:
         """Store *key* in the official login file."""
         store = KeyStore()
         if key.base_url is not None:
-            self.status(f"tinkex sends this key to {key.base_url} only.")
+            self.status(f"tinkex sends this key only to {key.base_url}.")
             # The official program sends the default key to any server.
             if any(other.is_default and other.key_id != key.key_id for other in store.all()):
                 key = replace(key, is_default=False)
@@ -147,7 +147,7 @@ class LoginAuth(ShowOne):
 
 
 class LogoutAuth(Lister):
-    """Remove stored keys; the service still accepts them."""
+    """Remove stored keys without revoking them."""
 
     is_action = True
     tolerates_bad_settings = True
@@ -169,7 +169,7 @@ class LogoutAuth(Lister):
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         if parsed_args.all and parsed_args.name is not None:
-            raise UsageError("use either the name of a key or --all")
+            raise UsageError("use either a key name or --all")
         rows = self._remove(parsed_args)
         self.result = [row[0] or row[1] for row in rows]
         for name in CREDENTIAL:
@@ -195,7 +195,7 @@ class LogoutAuth(Lister):
         if chosen:
             store.remove(*(key.key_id for key in chosen))
         else:
-            self.status("There is no stored key.")
+            self.status("There are no stored keys.")
         for key in chosen:
             if key.base_url is None and key.key_id.isdecimal():
                 page = console_page(DEFAULT_BASE_URL, "keys", key.key_id)
@@ -227,8 +227,8 @@ class SwitchAuth(ShowOne):
         key = store.find(parsed_args.name)
         if key.base_url is not None:
             raise UsageError(
-                f"the key {key.name!r} is always used for {key.base_url}",
-                hint="You can only switch between keys of the official service.",
+                f"cannot switch to the key {key.name!r}, which is always used for {key.base_url}",
+                hint="Choose a key for the official service; see 'tinkex auth status --offline'.",
             )
         store.set_default(key.key_id)
         self.result = replace(key, is_default=True)
@@ -246,7 +246,7 @@ class SwitchAuth(ShowOne):
 
 
 class StatusAuth(ShowOne):
-    """Show the key in use, and all stored keys."""
+    """Show the key in use and all stored keys."""
 
     column_names = (
         *("base_url", "profile", "key", "key_origin", "key_name", "organization", "email"),
@@ -291,7 +291,7 @@ class StatusAuth(ShowOne):
                 error.hint = f"The key comes from {origin}. {hint_for(error) or ''}".rstrip()
             raise
         if not check.is_proved:
-            self.status(f"This server provides no information about keys; {_NOT_KNOWN}.")
+            self.status(f"This server provides no information about keys, {_NOT_KNOWN}.")
         return check
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
@@ -363,14 +363,14 @@ def _refuse_if_unused(settings: Settings, *, into_profile: bool) -> None:
         variable = ENVIRONMENT[name]
         if os.environ.get(variable) and not (into_profile and precedes):
             raise UsageError(
-                f"{variable} is set, and would be used instead of a stored key",
+                f"{variable} is set and would be used instead of a stored key",
                 hint=f"First run: unset {variable}",
             )
         origin = settings.origins.get(name, "")
         replaces = into_profile and name == "api_key"
         if origin.startswith(PROFILE_ORIGIN) and not replaces:
             raise UsageError(
-                f"{origin} has {name}, which would be used instead of a stored key",
+                f"{origin} sets {name}, which would be used instead of a stored key",
                 hint=f"First run: tinkex --profile {settings.profile} config unset {name}",
             )
 

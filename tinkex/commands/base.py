@@ -40,7 +40,7 @@ _LEFT_OUT = {"--api-key": 1, "--force": 0, "--resume": 0}
 
 
 class _Bound(cliff.command.Command):
-    """Adapts cliff's command class, which it precedes in ``Lister.__mro__``."""
+    """Adapts cliff's command class and precedes it in ``Lister.__mro__``."""
 
     app: Application  # type: ignore[assignment]
     # Fail where an option is defined twice, instead of replacing the first.
@@ -208,7 +208,7 @@ class Command(_Bound):
 
 
 class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
-    """A command with output formats: its default format, ``--json`` and ``-c``."""
+    """A command with output formats; handles the default format, ``--json`` and ``-c``."""
 
     #: The command changes something (saves, deletes, …), so its default format is always plain.
     is_action: ClassVar[bool] = False
@@ -329,7 +329,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
             names, rows = changed
             names = names if isinstance(names, (tuple, list)) else tuple(names)
         except (TypeError, ValueError):
-            text = f"after() of the hook {hook.name!r} must return names and rows"
+            text = f"after() of the hook {hook.name!r} must return column names and rows"
             raise _bug(hook, text) from None
         for name in names:
             if names.count(name) > 1:  # as JSON, one value would replace the other
@@ -373,7 +373,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
         if chosen and chosen not in offered and not Formatters.known(chosen):
             origin = self.settings.origins.get("format")
             raise SettingsError(
-                f"no format named {chosen!r} (from {origin})",
+                f"unknown format {chosen!r} (from {origin})",
                 hint="Formats: " + ", ".join(offered) + ".",
             )
         return str(chosen) if chosen in offered else self.formatter_default
@@ -389,7 +389,7 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
 
 
 class Lister(_Display, cliff.lister.Lister):
-    """A command whose result is any number of rows."""
+    """A command whose result is a list of rows."""
 
     #: Columns of a plain line, separated by tabs; all when empty.
     plain_columns: ClassVar[Sequence[str]] = ()
@@ -490,7 +490,7 @@ def _without(words: Sequence[str], options: Mapping[str, int]) -> list[str]:
 
 def _bug(origin: EntryPoint | None, text: str) -> PluginError:
     """Return the error for a fault in the command or hook that *origin* names."""
-    where, hint = "tinkex", "Report it to its maintainers."
+    where, hint = "tinkex", "Report this bug to the maintainers."
     if origin is not None and not plugins.is_builtin(origin):
         where = f"the plugin {plugins.owner_of(origin)}"
         if origin.group != plugins.COMMANDS:

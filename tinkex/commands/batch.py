@@ -61,7 +61,7 @@ _TICK = 0.1
 
 
 class BatchRun(Command):
-    """Sample many prompts; write the results as JSON lines."""
+    """Sample many prompts and write the results as JSON lines."""
 
     operation = "Batch"
     #: Whether the results file is temporary: failures are reported at once, and the command does
@@ -77,7 +77,7 @@ class BatchRun(Command):
         parser.add_argument(
             "prompts",
             metavar="<prompts>",
-            help="JSONL file or JSON array, text file with one prompt per line, or directory with "
+            help="JSONL or JSON array file, text file with one prompt per line, or directory with "
             "one prompt per file; - is standard input",
         )
         add_model_options(parser)
@@ -93,7 +93,7 @@ class BatchRun(Command):
         parser.add_argument(
             "--input-format",
             choices=("jsonl", "text"),
-            help="input format (default: detected from the file name, else from the first line)",
+            help="input format (default: detected from the file name or the first line)",
         )
         add_chat_options(parser)
         add_sampling_options(parser)
@@ -225,7 +225,7 @@ class BatchEstimate:
                 yield f"{heading(name)}: {plain_text(value)}"
         if self.max_cost_usd is not None:
             cost = Dollars(self.max_cost_usd).human_readable()
-            yield f"Cost: at most {cost} (prices of {plain_text(self.prices_date)})"
+            yield f"Cost: at most {cost} (prices as of {plain_text(self.prices_date)})"
 
 
 def _estimated(
@@ -416,7 +416,7 @@ class _Batch:
         if self.sampling.backpressure.is_shut:
             note += ", the service is busy"
         else:
-            note += f", {self._started - summary.completed - summary.failed} concurrent"
+            note += f", {self._started - summary.completed - summary.failed} in progress"
         done = summary.completed + summary.skipped + summary.failed
         self.command.app.display.count(note, done, summary.rows)
 
@@ -441,15 +441,15 @@ class _Batch:
         if file is None or self.command.is_temporary:
             return
         if summary.skipped == summary.rows:
-            say(f"Nothing to do: {file.name} already contains all rows")
+            say(f"Nothing to do: {file.name} already contains all results")
             return
         if summary.failed:
             say(f"Failed rows: {file.failed_path}")
         if isinstance(end, PromptsChanged):  # --resume would refuse them
-            say(f"{file.done} rows are in {file.name}")
+            say(f"{file.done} results are in {file.name}")
         elif end is not None or summary.failed:
             where = "the original file" if isinstance(end, ResultsMoved) else file.name
-            say(f"{file.done} rows are in {where}. To resume:")
+            say(f"{file.done} results are in {where}. To resume:")
             say(f"  {self.command.resume_command()}")
         else:
             say(f"Results written to {file.name}")
@@ -461,7 +461,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="<path>",
         type=lambda text: None if text == "-" else text,
-        help="file for the results (default or -: standard output, which cannot be resumed)",
+        help="file for the results, required for --resume (default, or -: standard output)",
     )
     parser.add_argument("--resume", action="store_true", help="resume an interrupted batch")
     parser.add_argument("--force", action="store_true", help="replace an existing file")

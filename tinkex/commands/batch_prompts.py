@@ -123,7 +123,7 @@ class PromptSource:
         if not self.doubtful:
             return None
         where, why = self.first_doubtful
-        more = f" (and {self.doubtful - 1} more)" if self.doubtful > 1 else ""
+        more = f" ({self.doubtful} such prompts in total)" if self.doubtful > 1 else ""
         return f"{where} is {use} as text, not as token ids: {why}{more}"
 
     def close(self) -> None:
@@ -147,7 +147,7 @@ class PromptSource:
         if invalid or digest.hexdigest() != self.digest:
             raise PromptsChanged(
                 f"{self._name} changed while it was being sampled",
-                hint="The results may contain rows of both versions. Start over with a copy that "
+                hint="The results may come from both versions. Start over with a copy that "
                 "does not change.",
             ) from invalid
 
@@ -251,7 +251,9 @@ class PromptSource:
         given = [name for name in _PROMPTS if row.get(name) is not None]
         if len(given) != 1:
             found = " and ".join(map(repr, given)) or "none"
-            raise UsageError(f"expected one of 'prompt', 'tokens' and 'messages', not {found}")
+            raise UsageError(
+                f"expected exactly one of 'prompt', 'tokens' and 'messages', but found {found}"
+            )
         prompt = self._as_chat(_checked_prompt(given[0], row[given[0]]))
         changes = {name: row[name] for name in _OVERRIDES if name in row and row[name] is not None}
         num_samples = changes.pop("num_samples", self._num_samples)
@@ -344,7 +346,7 @@ def _array_as_lines(name: str, file: IO[bytes]) -> IO[bytes]:
     except (ValueError, RecursionError) as error:
         from tinkex.api.sampling.types import why_not_json
 
-        hint = "Write one JSON object per line; for one prompt per line: --input-format text."
+        hint = "Write one JSON object per line, or use --input-format text for one prompt per line."
         raise UsageError(f"{name} is not a JSON array: {why_not_json(error)}", hint=hint) from error
     lines: IO[bytes] = tempfile.TemporaryFile(prefix="tinkex-")  # noqa: SIM115 - returned
     lines.writelines(json.dumps(row).encode() + b"\n" for row in rows)
@@ -361,7 +363,7 @@ def _object(text: str) -> dict[str, Any]:
         why = f"it is {brief_json(row)}"
     except (ValueError, RecursionError) as error:
         why = why_not_json(error)
-    hint = "Each line must be a JSON object; for one prompt per line: --input-format text."
+    hint = "Write one JSON object per line, or use --input-format text for one prompt per line."
     raise UsageError(f"not a JSON object: {why}", hint=hint)
 
 
@@ -376,7 +378,7 @@ def _checked_prompt(kind: str, value: Any) -> Any:
             return value
         why = why_not_token_ids(value) if value else f"it is {brief_json(value)}"
         if why:
-            raise UsageError(f"'tokens' must be a list of token ids, from 0 to 2147483647: {why}")
+            raise UsageError(f"'tokens' must be a list of token ids from 0 to 2147483647: {why}")
     else:
         from tinkex.api.sampling.chat import text_messages
 

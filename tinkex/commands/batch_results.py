@@ -74,7 +74,8 @@ class ResultsFile:
             if is_within(path, prompts):
                 is_in = "is among the prompts" if is_directory else "contains the prompts"
                 raise UsageError(
-                    f"{path} {is_in}", hint="Choose another file for the results with --output."
+                    f"cannot write {path}: it {is_in}",
+                    hint="Choose another file for the results with --output.",
                 )
 
     def check(self, *, resume: bool, force: bool) -> None:
@@ -95,14 +96,14 @@ class ResultsFile:
         if not resume:
             raise UsageError(
                 f"{self.name} already exists",
-                hint="Use --resume to resume the batch, or --force to start over.",
+                hint="Add --resume to sample the remaining prompts, or --force to start over.",
             )
         try:
             before = dict(json.loads(self._record_path.read_bytes())["made_by"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(
-                f"cannot resume {self.name}: its record {self._record_path} is missing or "
-                "not valid",
+                f"cannot resume {self.name}: its record file {self._record_path} is "
+                "missing or invalid",
                 hint="Use --force to start over.",
             ) from error
         for name, now in self._made_by.items():
@@ -128,8 +129,8 @@ class ResultsFile:
             self._file = self._path.open("ab", buffering=0)
             if not acquire_lock(self._file):
                 raise LocalError(
-                    f"another run is writing {self.name}",
-                    hint="Wait until it ends, or choose another file with --output.",
+                    f"another batch is writing to {self.name}",
+                    hint="Wait until it finishes, or choose another file with --output.",
                 )
             self._opened = os.fstat(self._file.fileno())
             if resume:
@@ -240,7 +241,7 @@ class ResultsFile:
                 index = _index(line)
                 if index is None or not index < len(self._starts):
                     raise LocalError(
-                        f"{self.name}, line {number} is not a result of this run",
+                        f"{self.name}, line {number} is not a result of this batch",
                         hint="Remove that line, or start over with --force.",
                     )
                 if index not in self:

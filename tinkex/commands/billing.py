@@ -44,7 +44,7 @@ _EVENT_COLUMNS = (
 
 
 class _CsvLister(Lister):
-    """A list that can also be written to a CSV file, as the service returned it."""
+    """A list that can also write the data, as the service returned it, to a CSV file."""
 
     _silent = False
 
@@ -76,8 +76,8 @@ class UsageBilling(_CsvLister):
     """Show aggregated usage and its cost."""
 
     notes = (
-        "Amounts are gross estimates in US dollars before credits, not an invoice. The data may\n"
-        "lag by a few hours."
+        "Amounts are gross estimates in US dollars before credits, not invoice\n"
+        "amounts. The data may lag by a few hours."
     )
     column_names = ("day", *_SUMS)
     droppable = _SUMS[5::-1]
@@ -94,23 +94,27 @@ class UsageBilling(_CsvLister):
             dest="since",
             metavar="<when>",
             type=moment,
-            help="start: an age (30d, 12h), a date, a time, or 'yesterday' (default: 7d)",
+            help="start of the period: an age (30d, 12h), a date, a time or 'yesterday' "
+            "(default: 7d)",
         )
         parser.add_argument(
-            "--to", metavar="<when>", type=moment, help="end, in the same forms (default: now)"
+            "--to",
+            metavar="<when>",
+            type=moment,
+            help="end of the period, in the same formats (default: now)",
         )
         parser.add_argument(
             "--by",
             choices=_DIMENSIONS,
             default="day",
-            help="dimension to aggregate by; event: every row that the service returns "
+            help="dimension to aggregate by; 'event' shows every row that the service returns "
             "(default: day)",
         )
         parser.add_argument(
             "--csv",
             metavar="<file>",
-            help="also write every row that the service returns to this CSV file; -: standard "
-            "output",
+            help="also write every row that the service returns to this CSV file, or - for "
+            "standard output",
         )
         parser.add_argument(
             "--sessions-csv",
@@ -197,8 +201,8 @@ class CheckpointStorageBilling(_CsvLister):
         parser.add_argument(
             "--csv",
             metavar="<file>",
-            help="also write every row that the service returns to this CSV file; -: standard "
-            "output",
+            help="also write every row that the service returns to this CSV file, or - for "
+            "standard output",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -222,11 +226,11 @@ class CheckpointStorageBilling(_CsvLister):
 
 
 class EstimateBilling(ShowOne):
-    """Estimate the tokens and the cost of training."""
+    """Estimate training tokens and cost."""
 
     notes = (
-        "The tokens are counted with the model's tokenizer, without a request to the service. "
-        "Without --prices, only tokens are counted. "
+        "tinkex counts tokens with the model's tokenizer and does not contact the service. "
+        "The cost is shown only with --prices. "
         "To estimate sampling: tinkex run batch --estimate"
     )
     column_names = (
@@ -242,8 +246,8 @@ class EstimateBilling(ShowOne):
         parser.add_argument(
             "data",
             metavar="<file>",
-            help="training data, JSONL or a JSON array: rows with messages, completions or text; "
-            "- is standard input",
+            help="training data: JSONL or a JSON array of messages, completions or text; - is "
+            "standard input",
         )
         parser.add_argument(
             "--base-model", metavar="<id>", required=True, help="base model to train"
@@ -314,7 +318,7 @@ class EstimateBilling(ShowOne):
         if rate is not None:
             lines.append(
                 f"Cost: {price.human_readable()} at ${rate:g} per million tokens "
-                f"(prices of {plain_text(date)})"
+                f"(prices as of {plain_text(date)})"
             )
         return lines
 
@@ -357,9 +361,9 @@ def find_prices(command: Command | ShowOne, name: str | None, model: str) -> Tok
 def _total(usage: Usage) -> str:
     parts = [f"Total: ${usage.cost_usd:,.2f} from {iso(usage.start)} to {iso(usage.end)}."]
     if usage.cost_data_through:
-        parts.append(f"Invoice prices through {iso(usage.cost_data_through)}.")
+        parts.append(f"Costs before {iso(usage.cost_data_through)} are based on invoice prices.")
     if usage.unpriced:
-        parts.append(f"{usage.unpriced} rows have no price yet: the total will rise.")
+        parts.append(f"{usage.unpriced} rows have no price yet, so the total will rise.")
     return " ".join(parts)
 
 

@@ -160,7 +160,7 @@ class SaveCheckpoint(ShowOne):
             "-o",
             "--output",
             metavar="<path>",
-            help="file for the metadata of the checkpoint (JSON), required; - for standard output",
+            help="JSON file for the checkpoint metadata (required), or - for standard output",
         )
         parser.add_argument(
             "--name",
@@ -259,7 +259,7 @@ class SaveCheckpoint(ShowOne):
         fixed += [f"--no-train-{x}" for x in _PARTS if not getattr(parsed_args, f"train_{x}")]
         if fixed:
             raise UsageError(
-                f"{', '.join(fixed)} cannot change the configuration of a checkpoint",
+                f"{', '.join(fixed)} cannot change a checkpoint's configuration",
                 hint="Omit these options, or start over with --base-model.",
             )
         return self.client.create_training_client_from_checkpoint(path)
@@ -271,7 +271,7 @@ class SaveCheckpoint(ShowOne):
             write_atomically(output, json.dumps(self.result, indent=2) + "\n")
         except LocalError as error:
             raise LocalError(
-                f"{error}; the checkpoint itself is saved: {self.result['weights_path']}",
+                f"{error}; the checkpoint itself was saved: {self.result['weights_path']}",
                 hint="Free some space, or choose another file with --output.",
             ) from error
 

@@ -44,7 +44,7 @@ Row = Callable[[str, TinkexError | None], tuple[Any, ...]]
 
 
 class BulkChange(Lister):
-    """Base class of commands that change checkpoints; each path gets a row with its outcome.
+    """Base class of commands that change checkpoints; shows the outcome of each path in a row.
 
     :ivar result: the paths of the changed checkpoints.
     """
@@ -65,8 +65,8 @@ class BulkChange(Lister):
         parser.add_argument(
             "--force",
             action="store_true",
-            help="also change a checkpoint that the server cannot distinguish from one of another "
-            "kind with the same name; either or both may be changed",
+            help="change a checkpoint even if the server cannot distinguish it from another kind "
+            "of checkpoint with the same name; either or both may be changed",
         )
 
     def select(self, parsed_args: argparse.Namespace) -> dict[str, Checkpoint]:
@@ -245,7 +245,7 @@ class SetTtlCheckpoint(BulkChange):
     """Set or remove the expiry time of checkpoints."""
 
     column_names = ("tinker_path", "ttl_seconds", "expires_at", "error")
-    doing, done = "Setting", "set"
+    doing, done = "Updating", "updated"
     examples = (
         "tinkex checkpoint set-ttl tinker://run-123/weights/0001 --ttl 7d",
         "tinkex checkpoint set-ttl run-123@latest --remove",
@@ -260,8 +260,8 @@ class SetTtlCheckpoint(BulkChange):
             "--ttl",
             metavar="<time>",
             type=duration(bare="s"),
-            help="time after which the service deletes the checkpoint, from 1 hour to 10 years: "
-            "seconds, or 12h, 7d, 1y",
+            help="time after which the service deletes the checkpoint, from 1 hour to 10 years, in "
+            "seconds or with a unit (12h, 7d, 1y)",
         )
         what.add_argument("--remove", action="store_true", help="remove the expiry time")
         parser.add_argument(
@@ -274,12 +274,12 @@ class SetTtlCheckpoint(BulkChange):
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         if not parsed_args.remove and parsed_args.ttl is None:
-            raise UsageError("--ttl or --remove is required", hint="For example: --ttl 7d.")
+            raise UsageError("--ttl or --remove is required", hint="For example: --ttl 7d")
         seconds = None if parsed_args.remove else _ttl_seconds(parsed_args.ttl)
         if bool(parsed_args.tinker_paths) == given_filters(parsed_args):
             raise UsageError(
                 "use either checkpoint paths or filters",
-                hint="For example: tinkex checkpoint set-ttl --expires-before 3d --ttl 30d.",
+                hint="For example: tinkex checkpoint set-ttl --expires-before 3d --ttl 30d",
             )
         paths = checkpoint_paths(self, parsed_args.tinker_paths)
         known = {} if paths else self.select(parsed_args)
@@ -287,7 +287,7 @@ class SetTtlCheckpoint(BulkChange):
             paths := paths or list(known), known=known.values(), force=parsed_args.force
         )
         if not paths:
-            self.status("No checkpoint matches the filters: nothing to change.")
+            self.status("No checkpoints match the filters. Nothing to change.")
         elif known and not (parsed_args.yes or self.app.option("curl")):
             self.confirm_change(("The filters match:", _question(seconds)), paths, changes)
         set_ttl = changes.set_ttl
@@ -307,7 +307,7 @@ class SetTtlCheckpoint(BulkChange):
         if seconds is None:
             return f"{path} does not expire"
         span = in_words(timedelta(seconds=seconds))
-        return f"{path} expires {plain_text(record['expires_at'])} (in {span})"
+        return f"{path} expires at {plain_text(record['expires_at'])} (in {span})"
 
 
 class CopyCheckpoint(ShowOne):
@@ -333,13 +333,14 @@ class CopyCheckpoint(ShowOne):
             "--ttl",
             metavar="<time>",
             type=duration(bare="s"),
-            help="time to live of the copy: seconds, or 12h, 7d, 1y (default: never expires)",
+            help="time to live of the copy, in seconds or with a unit, such as 7d (default: no "
+            "expiry)",
         )
         parser.add_argument(
             "--source-api-key",
             metavar="<file>",
-            help="@FILE with the key of an account that can read the original, or - for standard "
-            f"input; never the key itself [{TOKEN_VARIABLE}]",
+            help="key of an account that can read the original: @FILE, or - for standard input; "
+            f"the key itself is not accepted [{TOKEN_VARIABLE}]",
         )
         add_unload(parser)
 
@@ -349,7 +350,7 @@ class CopyCheckpoint(ShowOne):
         project_id = parsed_args.project_id or self.settings.project_id
         if parsed_args.unload and project_id:
             raise UsageError(
-                f"--unload requires a copy in a separate run, not in the project {project_id}",
+                f"--unload cannot be used for a copy in a project ({project_id})",
                 hint="Use either --unload or a project.",
             )
         source = checkpoint_path(self, parsed_args.tinker_path)
@@ -374,7 +375,8 @@ class CopyCheckpoint(ShowOne):
             return os.environ.get(TOKEN_VARIABLE) or None
         if argument != "-" and not argument.startswith("@"):
             raise UsageError(
-                "--source-api-key does not accept the key itself: other users could read it",
+                "--source-api-key does not accept the key itself, because other users could read "
+                "it",
                 hint=f"Use --source-api-key @FILE, or set {TOKEN_VARIABLE}.",
             )
         if argument == "-" and self.app.option("api_key") == "-":
@@ -402,7 +404,7 @@ def _ttl_seconds(span: timedelta) -> int:
     if not TTL_LIMITS[0] <= seconds <= TTL_LIMITS[1]:
         raise UsageError(
             "the time to live must be at least 1 hour and at most 10 years",
-            hint="A number without a unit is in seconds; with a unit: 12h, 7d, 1y.",
+            hint="Specify a number of seconds, or a time with a unit, such as 12h, 7d or 1y.",
         )
     return seconds
 
@@ -417,10 +419,10 @@ def _note(checkpoint: Checkpoint | None, twins: Sequence[str]) -> str:
 
 
 def summary(checkpoints: Iterable[Checkpoint]) -> str:
-    """Return ``3 checkpoints, 1.2 GB``; the size only if all sizes are known."""
+    """Return ``3 checkpoints (1.2 GB)``; the size only if all sizes are known."""
     from tinkex.api.resources.selection import total_size
 
     checkpoints = list(checkpoints)
     count = f"{len(checkpoints)} checkpoint{'' if len(checkpoints) == 1 else 's'}"
     size = total_size(checkpoints)
-    return count if size is None else f"{count}, {Size(size).human_readable()}"
+    return count if size is None else f"{count} ({Size(size).human_readable()})"

@@ -59,13 +59,13 @@ class _Deletion(BulkChange):
 
 
 class DeleteCheckpoint(_Deletion):
-    """Delete checkpoints; asks for confirmation on a terminal."""
+    """Delete checkpoints, with confirmation on a terminal."""
 
-    _description = "Delete checkpoints; without a terminal, paths are deleted without confirmation."
+    _description = "Delete checkpoints. Without a terminal, paths do not require confirmation."
     column_names = ("tinker_path", "deleted", "error")
     notes = (
         "'echo n | tinkex checkpoint delete PATH' deletes the checkpoint, because tinkex reads\n"
-        "the answer from a terminal only. Without a terminal, filters require --yes."
+        "the answer only from a terminal. Without a terminal, filters require --yes."
     )
     examples = (
         "tinkex checkpoint delete tinker://run-old/weights/0001",
@@ -83,7 +83,7 @@ class DeleteCheckpoint(_Deletion):
         if bool(parsed_args.tinker_paths) == arguments.given_filters(parsed_args):
             raise UsageError(
                 "use either checkpoint paths or filters",
-                hint="For example: tinkex checkpoint delete --run-id RUN --before 30d --dry-run.",
+                hint="For example: tinkex checkpoint delete --run-id RUN --before 30d --dry-run",
             )
         # All names are resolved before anything is deleted.
         named = arguments.checkpoint_paths(self, parsed_args.tinker_paths)
@@ -91,7 +91,7 @@ class DeleteCheckpoint(_Deletion):
         known = {} if named else self.select(parsed_args)
         paths = named or list(known)
         if not paths:
-            self.status("No checkpoint matches the filters: nothing to delete.")
+            self.status("No checkpoints match the filters. Nothing to delete.")
         changes = client.checkpoints.changes(paths, known=known.values(), force=parsed_args.force)
         if parsed_args.dry_run:
             return self.column_names, self._rehearse(paths, changes)
@@ -133,9 +133,10 @@ class PruneCheckpoint(_Deletion):
     column_names = ("tinker_path", "size_bytes", "time", "action", "reason", "error")
     droppable = ("error", "size_bytes", "time", "action")
     notes = (
-        "Rules apply to each run and each type of checkpoint separately. A checkpoint is deleted\n"
-        "only if no rule keeps it. Published checkpoints, and the newest checkpoint of each run\n"
-        "and type, are kept unless the options say otherwise."
+        "The rules apply separately to each run and checkpoint type. A checkpoint is\n"
+        "deleted only if no rule keeps it. Published checkpoints are deleted only with\n"
+        "--include-published, and the newest checkpoint of each run and type only with\n"
+        "--include-newest."
     )
     examples = (
         "tinkex checkpoint prune --keep-last 3 --dry-run",
@@ -146,7 +147,7 @@ class PruneCheckpoint(_Deletion):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         super().add_arguments(parser)
         arguments.add_run_filters(parser)
-        _add_rules(parser.add_argument_group("rules (at least one of the first three)"))
+        _add_rules(parser.add_argument_group("rules (at least one of the first three is required)"))
         parser.add_argument(
             "--rate",
             metavar="<usd>",
@@ -199,7 +200,7 @@ class PruneCheckpoint(_Deletion):
         from tinkex.api.resources.selection import total_size
 
         if not chosen:
-            why = f"all {count} checkpoints are kept." if count else "no checkpoint matches."
+            why = f"all {count} checkpoints are kept." if count else "no checkpoints match."
             self.status(f"Nothing to prune: {why}")
             return
         self.status(f"To delete: {summary(chosen)}. {count - len(chosen)} are kept.")
@@ -208,7 +209,7 @@ class PruneCheckpoint(_Deletion):
         if size is not None and rate is not None:
             saved = size / _GIGABYTE * rate
             amount = f"about ${saved:,.2f}" if saved >= 0.005 or not saved else "less than $0.01"
-            self.status(f"That saves {amount} a month, at ${rate:g} per gigabyte.")
+            self.status(f"Deleting them saves {amount} a month at ${rate:g} per gigabyte.")
 
 
 def _add_rules(group: argparse._ArgumentGroup) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: Formats that write each row immediately.
 _STREAMED = ("plain", "value", "csv")
 #: Whether a failed file is invalid → description of the failure.
-_WAYS = {False: "differ from the download", True: "have invalid content"}
+_WAYS = {False: "do not match the manifest", True: "have invalid content"}
 _KEPT = "Partial downloads are kept; run the same command again to resume."
 
 
@@ -45,12 +45,15 @@ def _warn(
         hint = f"To fix it: tinkex checkpoint verify {shlex.join(roots)} --fix-config"
         if not mismatch.is_fixable:
             where = shlex.quote(directories[0])
-            hint = f"To convert them: tinkex checkpoint export {where} --output DIR (tinkex-hub)"
+            hint = (
+                f"To convert the adapter: tinkex checkpoint export {where} --output DIR "
+                "(requires tinkex-hub)"
+            )
         command.app.warn(hint, prefix="Hint: ")
 
 
 class _Fetching(Lister):
-    """Base class of download and sync: one row per result, and one error at the end."""
+    """Base class of download and sync; yields a row per result, and raises one error at the end."""
 
     is_action = True
     #: Plain line of a downloaded checkpoint.
@@ -123,7 +126,7 @@ class _Fetching(Lister):
 
 
 class DownloadCheckpoint(_Fetching):
-    """Download checkpoints; resumes interrupted downloads."""
+    """Download checkpoints and resume interrupted downloads."""
 
     line = "Downloaded to {directory}"
     column_names = ("tinker_path", "directory", "files", "size_bytes", "error")
@@ -146,14 +149,14 @@ class DownloadCheckpoint(_Fetching):
             metavar="<dir>",
             default=".",
             help="output directory, created if missing (default: the current directory); several "
-            "checkpoints are written to <run>/<kind>/<name> in it or, if only --run-id is given, "
-            "to <kind>/<name>, as with 'checkpoint sync'",
+            "checkpoints are written to subdirectories: <run>/<kind>/<name>, or, with --run-id "
+            "alone, <kind>/<name>, as with 'checkpoint sync'",
         )
         parser.add_argument(
             "--force",
             action="store_true",
-            help="replace existing files once the new files are complete; without --force, a "
-            "download of several checkpoints skips the checkpoints that are already complete",
+            help="replace existing files once the download is complete; without --force, "
+            "downloading several checkpoints skips those that are already complete",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -163,11 +166,11 @@ class DownloadCheckpoint(_Fetching):
         target, run_id = user_path(parsed_args.output), parsed_args.run_id
         if parsed_args.checkpoint_type and not run_id:
             raise UsageError(
-                "--type requires --run-id", hint="The path already contains the type; omit --type."
+                "--type requires --run-id", hint="Omit --type. The path already contains the type."
             )
         if not parsed_args.tinker_paths and not run_id:
             raise UsageError(
-                "no checkpoint is given",
+                "no checkpoint is specified",
                 hint="Specify a path, or use --run-id to download all checkpoints of a run.",
             )
         named = paths = arguments.checkpoint_paths(self, parsed_args.tinker_paths)
@@ -209,7 +212,7 @@ class DownloadCheckpoint(_Fetching):
 class SyncCheckpoint(_Fetching):
     """Download the new checkpoints of a training run."""
 
-    line = "Fetched {path} to {directory}"
+    line = "Downloaded {path} to {directory}"
     column_names = ("tinker_path", "directory", "status", "size_bytes", "error")
     droppable = ("error", "size_bytes", "directory")
     examples = (
@@ -222,7 +225,7 @@ class SyncCheckpoint(_Fetching):
         parser.add_argument(
             "directory",
             metavar="<dir>",
-            help="output directory; each checkpoint is written to <kind>/<name> in it",
+            help="output directory; each checkpoint is written to its subdirectory <kind>/<name>",
         )
         arguments.add_type(parser)
         parser.add_argument(
@@ -242,8 +245,8 @@ class SyncCheckpoint(_Fetching):
 
         if parsed_args.watch and parsed_args.formatter not in _STREAMED:
             raise UsageError(
-                f"the format {parsed_args.formatter} cannot be used with --watch, which never ends",
-                hint="Use one of the formats " + ", ".join(_STREAMED) + ".",
+                f"--watch does not support the format {parsed_args.formatter}",
+                hint="Use one of these formats: " + ", ".join(_STREAMED) + ".",
             )
         self._target, self.result = user_path(parsed_args.directory), []
         # A wrong run or key fails before anything is written.
@@ -301,8 +304,7 @@ class VerifyCheckpoint(Lister):
             "directories",
             metavar="<dir>",
             nargs="+",
-            help="directory of a downloaded checkpoint, or a directory with several downloaded "
-            "checkpoints in it",
+            help="directory of a downloaded checkpoint, or a directory that contains several",
         )
         parser.add_argument(
             "--strict",

@@ -144,7 +144,7 @@ SCENARIOS = {
     ),
     "checkpoint set-ttl": Scenario(
         "checkpoint set-ttl {sampler} --ttl 7d --force",
-        r"re:{sampler} expires \S+Z \(in 7d\)\n",
+        r"re:{sampler} expires at \S+Z \(in 7d\)\n",
         refused=lacking("expiry of checkpoints", *SKYRL)
         | lacking("expiry of checkpoints", "tuft", status=405),
     ),
@@ -159,7 +159,7 @@ SCENARIOS = {
     ),
     "checkpoint sync": Scenario(
         "checkpoint sync {run} {tmp}/models --type sampler",
-        "Fetched {sampler} to {tmp}/models/sampler_weights/final\n",
+        "Downloaded {sampler} to {tmp}/models/sampler_weights/final\n",
     ),
     "run wait": Scenario(
         "run wait {run} --until checkpoint:final --max-wait 10s",

@@ -157,7 +157,7 @@ def test_a_key_is_not_shown():
 def test_a_noun_alone_lists_its_commands():
     assert "session export-trace, session list" in invoke(["session"]).stderr
     for noun in ("checkpoint", "run"):  # which need options
-        assert f"Other commands: tinkex help {noun}" in invoke([noun]).stderr
+        assert f"For help: tinkex help {noun}" in invoke([noun]).stderr
 
 
 @pytest.mark.parametrize(
@@ -175,18 +175,18 @@ def test_a_noun_alone_lists_its_commands():
 def test_commands_of_plugins_that_are_not_installed(words, plugin, monkeypatch):
     monkeypatch.setenv("TINKEX_PLUGINS", "")
     done = invoke(words)
-    assert f"comes with {plugin}. TINKEX_PLUGINS does not name {plugin}." in done.stderr
+    assert f"{plugin}. TINKEX_PLUGINS does not name {plugin}." in done.stderr
     monkeypatch.setattr(plugins, "find_distribution", lambda name: None)
-    assert f"comes with {plugin}. Install it: pip install {plugin}" in invoke(words).stderr
+    assert f"{plugin}. Install it: pip install {plugin}" in invoke(words).stderr
 
 
 @pytest.mark.parametrize(
     ("name", "what", "hint"),
     [
-        ("none", "No such file or directory", "Check the name."),
-        ("file/none", "Not a directory", "Check the name."),
+        ("none", "No such file or directory", "Check the path."),
+        ("file/none", "Not a directory", "Check the path."),
         ("", "is empty", "Give a file name."),
-        (".", "Is a directory", "Specify a file in the directory."),
+        (".", "Is a directory", "Specify a file instead of a directory."),
         ("x" * 300, "File name too long", "Choose a shorter name."),
     ],
 )
@@ -251,7 +251,7 @@ def about(error: APIError, **facts: str) -> APIError:
         (InvalidName("x"), "See 'tinkex checkpoint list'."),
         (InvalidName("x", hint="Did you mean y?"), "Did you mean y? See 'tinkex checkpoint list'."),
         (InvalidName("x", resource="run"), "See 'tinkex run list'."),
-        (exceptions.LimitReached("x", hint="Run it again."), "Run it again. 'ulimit -a' shows"),
+        (exceptions.LimitReached("x", hint="Run it again."), "Run it again. Check the limits"),
         (exceptions.Unreachable("x"), "Check the base URL: tinkex config show."),
         (exceptions.ConnectionFailed("x"), None),
         (exceptions.Redirected("x", location="https://y"), "Set --base-url to https://y"),
@@ -260,11 +260,11 @@ def about(error: APIError, **facts: str) -> APIError:
         (about(BadRequest("x", status=400), resource="model"), "See 'tinkex model list'."),
         (
             BadRequest("Model model_1 not loaded", status=400),
-            "The server unloaded this run. Save its",
+            "The server has unloaded this run. Save a",
         ),
         (
             exceptions.OperationFailed("model model_1 is not loaded"),
-            "The server unloaded this run.",
+            "The server has unloaded this run.",
         ),
         (BadRequest("Model org/base not loaded", status=400), None),
         (NotFound("x", status=404), "See 'tinkex checkpoint list' or 'tinkex run list'."),
@@ -289,7 +289,7 @@ def test_the_hint_is_the_error_s_own_or_that_of_the_nearest_class(error, hint):
 )
 def test_what_needs_one_more_file_or_thread_than_is_allowed_says_so(error, words):
     found = as_tinkex_error(error)
-    assert (str(found), (found.hint or "")[:11]) == (words, "'ulimit -a'")
+    assert (str(found), (found.hint or "")[:16]) == (words, "Check the limits")
 
 
 def test_the_hint_is_the_same_in_json():

@@ -39,7 +39,7 @@ MISTAKES = {
     "--limit 5 run list": "tinkex checkpoint list --limit 5",
     "checkpoint list --output json": "-f",
     # The shell
-    "shell": "Type 'tinkex' alone for the interactive shell.",
+    "shell": "To start the interactive shell, run 'tinkex' without a command.",
 }
 
 

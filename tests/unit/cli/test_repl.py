@@ -92,7 +92,7 @@ def test_the_prompt_of_a_further_line_shows_what_it_continues(line, prompt):
     ],
 )
 def test_lines_that_cannot_be_read(text):
-    with pytest.raises(UsageError, match="Cannot read the line"):
+    with pytest.raises(UsageError, match="Cannot parse the line"):
         parse(text)
 
 

@@ -83,6 +83,4 @@ def test_contradictions(fields):
 def test_standard_input_has_one_reader(words):
     done = invoke(["api", "POST", "x", *words, "--base-url", "http://127.0.0.1:9"], stdin="k\n{}")
     assert (done.exit_code, done.stdout) == (1, "")
-    assert (
-        "only one of --input, --field and --api-key can be read from standard input" in done.stderr
-    )
+    assert "only one of --input, --field and --api-key can read from standard input" in done.stderr

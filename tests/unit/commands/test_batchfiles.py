@@ -176,8 +176,8 @@ def test_standard_input_or_a_named_pipe_is_read_twice(tmp_path, opened, kind):
         ("[1]", "not a JSON object: it is [1]"),
         ('{"prompt": "x", "score": NaN}', "'score' contains NaN"),
         ('{"prompt": "x", "about": {"scores": [1e999]}}', "'about' contains NaN"),
-        ("{}", "expected one of 'prompt', 'tokens' and 'messages', not none"),
-        ('{"prompt": "x", "tokens": [1]}', "not 'prompt' and 'tokens'"),
+        ("{}", "expected exactly one of 'prompt', 'tokens' and 'messages', but found none"),
+        ('{"prompt": "x", "tokens": [1]}', "but found 'prompt' and 'tokens'"),
         ('{"prompt": ""}', "'prompt' must be a non-empty string, not \"\""),
         *(
             (f'{{"tokens": {value}}}', f"from 0 to 2147483647: {why}")
@@ -389,7 +389,7 @@ def test_sorting(out, begin):
 
 def test_two_runs_do_not_write_one_file(out, begin):
     first = begin(out, resume=True)
-    with pytest.raises(LocalError, match="another run is writing"):
+    with pytest.raises(LocalError, match="another batch is writing"):
         begin(out, resume=True)
     first.close()
     begin(out, resume=True)

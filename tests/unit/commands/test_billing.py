@@ -51,8 +51,8 @@ def test_total_and_what_it_rests_on(server):
     assert done.stdout == "2026-11-01\t3000000\t0\t0\t0\t0\t0.0\t61.2\t1\n"
     assert done.stderr == (
         "Total: $61.20 from 2026-11-01T00:00:00Z to 2026-11-03T00:00:00Z. "
-        "Invoice prices through 2026-11-02T00:00:00Z. "
-        "1 rows have no price yet: the total will rise.\n"
+        "Costs before 2026-11-02T00:00:00Z are based on invoice prices. "
+        "1 rows have no price yet, so the total will rise.\n"
     )
 
 

@@ -24,8 +24,8 @@ def test_plugin_list_shows_why_an_entry_point_is_not_used(fake_plugins, monkeypa
     adds = {"commands": ["greet", "greet all"], "formats": ["a"], "hooks": ["run list"]}
     assert tuple(rows["p-good"].values()) == ("p-good", "2.5", adds, None)
     assert rows["p-bad"]["error"] == "tinkex.commands: bad: ImportError: gone"
-    assert "tinkex itself provides this name" in rows["p-shadow"]["error"]
-    assert rows["p-one"]["error"].endswith("claimed by more than one plugin: also by p-two")
+    assert "tinkex already uses this name" in rows["p-shadow"]["error"]
+    assert rows["p-one"]["error"].endswith("also claimed by p-two")
     assert "tinkex" not in rows
     everything = invoke(["plugin", "list", "--all", "-f", "json"]).rows
     assert [row["error"] for row in everything if row["distribution"] == "tinkex"] == [None]

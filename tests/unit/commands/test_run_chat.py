@@ -151,7 +151,7 @@ def test_a_model_without_a_template(tinkex, service, tokenizer, tmp_path):
     for words in (["run", "--prompt", "Hi"], ["run", "batch", "in.txt"]):
         done = tinkex(*words, "--chat", tokenizer=tmp_path, code=1)
         assert f"the tokenizer in {tmp_path} has no chat template" in done.stderr
-        assert "Use the tokenizer of a chat model" in done.stderr
+        assert "Use --tokenizer to specify a chat model" in done.stderr
     assert not service.requests("asample")
 
 
@@ -185,7 +185,7 @@ def test_a_batch_of_a_version_without_chat_is_resumed(tinkex, tmp_path):
         assert record["made_by"].pop(name) is None
     Path("out.batch.json").write_text(json.dumps(record))
     done = tinkex("run", "batch", "in.txt", "--output", "out.jsonl", "--resume")
-    assert "already contains all rows" in done.stderr
+    assert "already contains all results" in done.stderr
 
 
 # ---------------------------------------------------------------- logprobs

@@ -201,7 +201,7 @@ def test_training_is_estimated(estimate):
         "prices_date": "2026-11-01",
     }
     done = estimate(*words, prices=PRICES, stdin=DATA)
-    assert "Cost: $0.0012 at $100 per million tokens (prices of 2026-11-01)\n" in done.stdout
+    assert "Cost: $0.0012 at $100 per million tokens (prices as of 2026-11-01)\n" in done.stdout
     assert "Cost" not in estimate(*words, stdin=DATA).stdout  # nothing is guessed
 
 
@@ -232,7 +232,7 @@ def test_a_batch_is_estimated(cached, cost, estimate):
         "prices_date": "2026-11-01",
     }
     done = estimate(*words, prices=prices, stdin=rows)
-    assert "Max sampled tokens: 44\nCost: at most $0.0005 (prices of 2026-11-01)" in done.stdout
+    assert "Max sampled tokens: 44\nCost: at most $0.0005 (prices as of 2026-11-01)" in done.stdout
     assert "Cost" not in estimate(*words, stdin=rows).stdout
 
 
@@ -316,7 +316,7 @@ def test_an_address_that_is_no_price_list(reply, message, estimate):
         (["billing", "estimate", "none.jsonl"], "", "cannot read none.jsonl"),
         (["billing", "estimate", "-"], "", "there are no rows in standard input\nHint: Write"),
         (["billing", "estimate", "-"], '{"x": 1}', "standard input, line 1"),
-        (["billing", "estimate", "-", "--tokenizer", "./none"], "", "or a directory, with --tok"),
+        (["billing", "estimate", "-", "--tokenizer", "./none"], "", "tokenizer directory, with"),
         (["run", "batch", "-", "--prices", "x"], "hello", "--prices requires --estimate"),
     ],
 )

@@ -73,7 +73,7 @@ def test_no_question_is_left_out_where_nothing_is_sent(config):
 
 def test_a_command_that_sends_nothing_says_so():
     done = invoke(["config", "show", "--curl"])
-    assert (done.exit_code, "This command sends no request" in done.stderr) == (0, True)
+    assert (done.exit_code, "This command does not send any requests" in done.stderr) == (0, True)
 
 
 def test_from_python_the_lines_are_the_result():
