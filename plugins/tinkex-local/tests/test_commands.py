@@ -290,4 +290,4 @@ def test_an_address_that_cannot_be_served_is_refused(monkeypatch):
     with pytest.raises(LocalError) as caught:
         run("local", "serve", "--port", "8000")
     assert str(caught.value) == "cannot listen on 127.0.0.1:8000: Address already in use"
-    assert caught.value.hint == "Choose another --port; 0 selects a free port."
+    assert caught.value.hint == "Choose another port with --port; --port 0 selects a free port."

@@ -141,7 +141,7 @@ def test_sampling_works_without_a_session(client, sampling_body):
     ("changes", "words"),
     [
         ({"tokens": [1] * 1024}, "The prompt has 1024 tokens"),
-        ({"tokens": [2048]}, "Token 2048 is outside the vocabulary"),
+        ({"tokens": [2048]}, "Token 2048 is outside the model's vocabulary"),
         ({"tokens": []}, "The prompt is empty"),
         ({"prompt": {"chunks": [{"type": "image", "data": "", "format": "png"}]}}, "encoded_text"),
         ({"params": {"stop": [""]}}, "stop string"),
