@@ -235,8 +235,8 @@ def test_the_command_prints_the_path_of_the_checkpoint(home_of_commands, made, c
             "cannot add /nowhere: /nowhere has no adapter_config.json",
             "directory that",
         ),
-        (["CUT"], "adapter_model.safetensors is truncated, or not a", "Download or copy it again"),
-        (["DIR", "--base-model", "x"], "its base model 'x' is not in", "'tinkex local model add'"),
+        (["CUT"], "adapter_model.safetensors is truncated, or not a", "Download or copy the"),
+        (["DIR", "--base-model", "x"], "unknown base model 'x'", "'tinkex local model add'"),
         (["DIR", "--name", "a/b"], "a name must consist of 1 to 200 letters", "tinkex help local"),
     ],
 )

@@ -385,7 +385,7 @@ def refused(tmp_path_factory, client_of):
         ({"loss_fn_config": {"beta": 1}}, "'beta' in loss_fn_config; valid keys for cross_entropy"),
         ({"data": []}, "data is empty"),
         ({"data": [example([5])]}, "data[0].model_input is empty"),
-        ({"data": [example([5] * 1026)]}, "data[0].model_input has 1025 tokens; the context"),
+        ({"data": [example([5] * 1026)]}, "data[0].model_input has 1025 tokens; the model's"),
         ({"data": [example([5, 6]), example([5, 2048])]}, "Token 2048 in data[1].loss_fn_inputs.t"),
         ({"data": [example([2048, 5])]}, "Token 2048 in data[0].model_input is outside"),
         ({"data": [example([5, 6, 7], weights=[1.0])]}, "weights has 1 values, but its shape is"),
@@ -610,7 +610,7 @@ def test_a_run_that_has_ended_leaves_the_engine(client, engine, run, submit, how
         assert answer.status == 400
     else:
         outcome = client.retrieve(answer.json["request_id"])
-        assert "discarded when its session ended" in outcome["error"]
+        assert "discarded when the session ended" in outcome["error"]
 
 
 # Engines
