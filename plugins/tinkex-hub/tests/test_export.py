@@ -245,7 +245,7 @@ def test_unknown_names_are_refused_with_a_list(
         ({"r": 4.0}, "no valid 'r'"),
         ({"r": 5}, "have rank 4, but adapter_config.json specifies 5"),
         ({"lora_alpha": 0}, "no valid 'lora_alpha'"),
-        ({"peft_type": "IA3"}, "the type 'IA3'"),
+        ({"peft_type": "IA3"}, "the adapter type is 'IA3'"),
         ({"use_dora": True}, "not plain LoRA; it sets use_dora"),
         ({"modules_to_save": ["lm_head"]}, "not plain LoRA; it sets modules_to_save"),
         ({"alpha_pattern": {"(q|k)+": 3}}, "alpha_pattern .* unsupported entry: '\\(q"),

@@ -179,7 +179,7 @@ def no_embeddings(case: World) -> None:
     [
         (quantized, "is quantized"),
         (packed, "is quantized"),
-        (integers, "has the unsupported type I8"),
+        (integers, "has an unsupported type: I8"),
         (infinite, "model.layers.0.mlp.up_proj.weight contains values that are not finite"),
         (too_large, "contains values that are not finite"),
         (other_model, r"up_proj.weight has the shape \[3, 5\], but its update"),

@@ -70,7 +70,7 @@ class Hub:
         except ImportError as error:
             raise PluginError(
                 f"cannot import huggingface_hub: {error}",
-                hint="Install it: pip install 'huggingface_hub>=1.0'",
+                hint="Install huggingface_hub: pip install 'huggingface_hub>=1.0'",
             ) from error
         self.endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
         logging.set_verbosity_error()

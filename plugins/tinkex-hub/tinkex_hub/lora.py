@@ -93,7 +93,7 @@ class Adapter:
         self.config, self.weights = config, weights
         kind = config.get("peft_type") or "LORA"
         if kind != "LORA":
-            raise UsageError(f"the adapter has the type {str(kind)[:40]!r}, not LORA")
+            raise UsageError(f"the adapter type is {str(kind)[:40]!r}, not LORA")
         self.rank = _positive(config, "r", whole=True)
         self.alpha = _positive(config, "lora_alpha")
         self.loras, self.others = self._pairs()
@@ -158,7 +158,7 @@ class Adapter:
         shapes = f"{list(a.shape)} and {list(b.shape)}"
         if a.dtype not in FLOATS or b.dtype not in FLOATS:
             raise UsageError(
-                f"the factors of {module} have an unsupported type: {a.dtype}, {b.dtype}"
+                f"the LoRA factors of {module} have an unsupported type: {a.dtype}, {b.dtype}"
             )
         if not 2 <= len(a.shape) == len(b.shape) <= 3 or a.shape[-2] != b.shape[-1]:
             raise UsageError(f"the LoRA factors of {module} have mismatched shapes: {shapes}")

@@ -86,7 +86,7 @@ def plan(adapter: Adapter, places: list[Place], base: BaseModel) -> Plan:
     for name in updates:
         info = base.tensors[_source(name, untied, base)]
         if info.dtype not in FLOATS:
-            raise UsageError(f"the weight {name} has the unsupported type {info.dtype}", hint=hint)
+            raise UsageError(f"the weight {name} has an unsupported type: {info.dtype}", hint=hint)
     inputs_first = {
         name
         for place in places

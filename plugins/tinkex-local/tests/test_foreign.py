@@ -163,7 +163,7 @@ def test_a_configuration_that_cannot_be_applied_is_refused(client, added, config
         (lambda given: given.clear(), "has no tensors"),
         (lambda given: given.pop(B), "lm_head has no LoRA factor B"),
         (lambda given: given.update({A: given[A].T.copy()}), r"has the shape \[192, 2\]"),
-        (lambda given: given.update({A: given[A].astype(np.int8)}), "element type I8"),
+        (lambda given: given.update({A: given[A].astype(np.int8)}), "element type: I8"),
         (lambda given: given.update({A: given[A] * np.inf}), "not finite"),
         (lambda given: given.update({"lm_head.weight": given[A]}), "no modules for these tensors"),
         (

@@ -183,6 +183,6 @@ def unusable(error: StateError | sqlite3.Error) -> LocalError:
     if isinstance(error, StateError):
         words = str(error)
     else:
-        words = f"cannot use the state of the service: {reason(error, default_home())}"
+        words = f"cannot use the service state: {reason(error, default_home())}"
     again = "Run 'tinkex local reset' to start over. " if is_damaged(error) else ""
     return LocalError(words, hint=again + _ELSEWHERE)

@@ -127,7 +127,7 @@ class SftTrain(ShowOne):
             if TinkerPath.from_string(checkpoint).kind == "sampler_weights":
                 run_id = checkpoint.removeprefix("tinker://").partition("/")[0]
                 raise UsageError(
-                    f"training cannot start from {checkpoint}, which is a sampler checkpoint",
+                    f"cannot train from {checkpoint}, because it is a sampler checkpoint",
                     hint="List the run's training checkpoints: "
                     f"tinkex checkpoint list --run-id {run_id} --type weights",
                 )

@@ -92,7 +92,7 @@ class PushHfCheckpoint(ShowOne):
 
         if parsed_args.create_pr and parsed_args.revision not in (None, "main"):
             raise UsageError(
-                "--revision cannot be used with --create-pr, which always targets the branch main",
+                "--revision cannot be used with --create-pr, which always targets the main branch",
                 hint="Use either --revision or --create-pr.",
             )
         if parsed_args.raw and parsed_args.base:

@@ -44,7 +44,7 @@ def directory_of(command: ShowOne, source: str) -> Path | None:
     if directory.exists() or not ("@" in source or ":" in source):
         raise LocalError(
             f"no such directory: {directory}",
-            hint="Specify a directory with adapter_config.json, or a checkpoint: RUN:NAME.",
+            hint="Specify a directory with adapter_config.json, or a checkpoint such as RUN:NAME.",
         )
     return None
 

@@ -129,7 +129,8 @@ class Compare(Lister):
     def _check(self, parsed_args: argparse.Namespace) -> None:
         if parsed_args.prompts == "-":
             raise UsageError(
-                "the prompts cannot come from standard input, because they are read once per model",
+                "the prompts cannot come from standard input, because compare reads them for each "
+                "model",
                 hint="Write the prompts to a file first.",
             )
         if parsed_args.resume and parsed_args.force:

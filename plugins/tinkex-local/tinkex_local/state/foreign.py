@@ -184,7 +184,7 @@ def _as_float(name: str, tensor: Mapping[str, Any]) -> NDArray[Any]:
 
     kinds = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2"}
     if tensor["dtype"] not in kinds:
-        raise ForeignError(f"{name} has the unsupported element type {tensor['dtype']}", _PLAIN)
+        raise ForeignError(f"{name} has an unsupported element type: {tensor['dtype']}", _PLAIN)
     values = np.frombuffer(tensor["data"], kinds[tensor["dtype"]])
     if tensor["dtype"] == "BF16":  # the upper half of a float32
         values = (values.astype(np.uint32) << 16).view(np.float32)

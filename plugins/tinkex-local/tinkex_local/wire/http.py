@@ -169,15 +169,15 @@ def _guarded(handler: Callable[..., Any], home: Path) -> Callable[..., Any]:
         except sqlite3.OperationalError as error:
             # Not logged, because the client, often in this process, reports it.
             return problem(
-                Problem(503, f"The state is currently unavailable: {reason(error, home)}")
+                Problem(503, f"The service state is currently unavailable: {reason(error, home)}")
             )
         except OSError as error:  # files were removed, or the disk failed
-            words = f"Cannot access the state files: {error.strerror or error}"
+            words = f"Cannot access the service state: {error.strerror or error}"
             return problem(Problem(500, words))
         except Exception as error:
             if is_damaged(error):
                 again = "run 'tinkex local reset' to start over"
-                return problem(Problem(500, f"The state is damaged ({error}); {again}"))
+                return problem(Problem(500, f"The service state is damaged ({error}); {again}"))
             note_fault(bottle.request.path, error)
             return problem(Problem(500, "Internal error"))
         if result is None:
