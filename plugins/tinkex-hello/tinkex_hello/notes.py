@@ -41,7 +41,7 @@ class AddNote(ShowOne):
         return self.column_names, _row(path, note)
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
-        return [f"Saved the note on {record['tinker_path']}"]
+        return [f"Annotated {record['tinker_path']}"]
 
 
 class ListNote(Lister):
