@@ -28,8 +28,8 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="<source>",
-        help="directory with a downloaded checkpoint or an adapter; or a checkpoint: "
-        "tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest, @latest or @ALIAS",
+        help="directory with a downloaded checkpoint or an adapter, or a checkpoint on the "
+        "service: tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest, @latest or @ALIAS",
     )
 
 

@@ -203,8 +203,8 @@ class _Session:
         if name[1:] not in _COMMANDS:
             raise UsageError(
                 f"unknown command {name}",
-                hint="/help lists the commands. To send a message that begins with /, put a "
-                "space before it.",
+                hint="/help lists the commands. To send a message that begins with /, type a "
+                "space first.",
             )
         action: Callable[[str], None] = getattr(self, f"_{name[1:]}")
         action(operand.strip())
