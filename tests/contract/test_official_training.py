@@ -61,5 +61,5 @@ def test_one_call_in_several_requests_is_one_batch(found):
 def test_invalid_batches_are_refused_and_the_loop_may_go_on(found):
     unknown, outside = found["refused"]
     assert "BadRequestError" in unknown
-    assert "this service has: cross_entropy, importance_sampling, ppo, cispo, dro" in unknown
+    assert "this service supports: cross_entropy, importance_sampling, ppo, cispo, dro" in unknown
     assert "Token 1000000 in data[0].loss_fn_inputs.target_tokens is outside" in outside

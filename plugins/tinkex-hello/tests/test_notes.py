@@ -24,7 +24,7 @@ def test_a_note_is_added_listed_and_shown(home: Path) -> None:
 
     added = invoke(["note", "add", PATH, "best so far"])
 
-    assert (added.stdout, added.stderr) == (f"Noted {PATH}\n", "")
+    assert (added.stdout, added.stderr) == (f"Annotated {PATH}\n", "")
     assert invoke(["note", "list", "-f", "plain"]).stdout == f"{PATH}\tbest so far\n"
     assert invoke(["note", "show", PATH, "-f", "json"]).rows["note"] == "best so far"
 

@@ -10,7 +10,7 @@ from tinkex.commands.base import ShowOne
 
 
 class Hello(ShowOne):
-    """Greet, and count the training runs on the service."""
+    """Print a greeting and the number of training runs."""
 
     column_names = ("greeting", "training_runs")
     examples = ("tinkex hello --name Ada",)

@@ -15,7 +15,7 @@ class NotesHook(CommandHook):
 
     def get_parser(self, parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         parser.add_argument(
-            "--notes", action="store_true", help="add a column with the notes from 'note add'"
+            "--notes", action="store_true", help="add a column with each checkpoint's note"
         )
         return parser
 

@@ -20,7 +20,7 @@ _COLUMNS = ("tinker_path", "note", "created_at")
 
 
 class AddNote(ShowOne):
-    """Write a note on a checkpoint, or replace it."""
+    """Add or replace the note on a checkpoint."""
 
     is_action = True
     column_names = _COLUMNS
@@ -28,7 +28,7 @@ class AddNote(ShowOne):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         arguments.add_path(parser)
-        parser.add_argument("note", metavar="<text>", type=non_empty, help="text of the note")
+        parser.add_argument("note", metavar="<text>", type=non_empty, help="note text")
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         path = arguments.checkpoint_path(self, parsed_args.tinker_path)
@@ -41,11 +41,11 @@ class AddNote(ShowOne):
         return self.column_names, _row(path, note)
 
     def plain_lines(self, record: Mapping[str, Any]) -> list[str]:
-        return [f"Noted {record['tinker_path']}"]
+        return [f"Annotated {record['tinker_path']}"]
 
 
 class ListNote(Lister):
-    """List the notes on checkpoints, the newest first."""
+    """List the notes on checkpoints, newest first."""
 
     column_names = _COLUMNS
     plain_columns = ("tinker_path", "note")

@@ -179,7 +179,7 @@ def test_config_show_says_which_pool_was_chosen_and_why():
 def test_certificates_cannot_be_ignored():
     with pytest.raises(SettingsError) as caught:
         Http2Pool().build(settings(insecure=True))
-    assert str(caught.value) == "the HTTP pool http2 always checks certificates"
+    assert str(caught.value) == "the HTTP pool http2 cannot disable certificate checks"
 
 
 def test_neither_requests_nor_urllib3_is_imported(server: Server):

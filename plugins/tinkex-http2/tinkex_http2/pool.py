@@ -22,7 +22,7 @@ class Http2Pool(HttpPool):
         """
         if settings.pool_options.insecure:
             raise SettingsError(
-                "the HTTP pool http2 always checks certificates",
+                "the HTTP pool http2 cannot disable certificate checks",
                 hint="Use --http-pool default, or set ca_bundle to the server's CA certificate.",
             )
         # The engine is imported on first use, so that choosing a pool is fast.

@@ -115,7 +115,7 @@ class EngineResponse:
             self.headers[name] = f"{self.headers[name]}, {value}" if name in self.headers else value
         coding = self.headers.get("transfer-encoding", "identity").strip().lower()
         if coding not in ("chunked", "identity"):
-            raise InvalidResponse(f"the server uses the unexpected transfer coding {coding!r}")
+            raise InvalidResponse(f"the server used an unsupported transfer coding: {coding!r}")
         if coding == "chunked":  # the length of another framing, if any, is invalid then
             self.headers.pop("content-length", None)
         self._response, self._url = response, url

@@ -112,7 +112,7 @@ def test_an_adapter_of_tuft_with_each_name_twice_is_written_once(world: Any) -> 
     name = next(name for name in twice if inner in name)
     toy_models.save(case.adapter / WEIGHTS, {**case.tensors, **twice, name: twice[name] + 1})
     case.out = case.root / "out-again"
-    failure(case.export(code=1), "two different updates of model.language_model.layers.0")
+    failure(case.export(code=1), "two different updates for model.language_model.layers.0")
 
 
 def test_without_a_base_model_only_names_that_all_models_have_are_converted(world: Any) -> None:
@@ -127,9 +127,13 @@ def test_without_a_base_model_only_names_that_all_models_have_are_converted(worl
     assert "base_model.model.lm_head.lora_A.weight" in case.exported()
     case = World(case.root / "moe", "qwen3_moe")
     argv = ["checkpoint", "export", str(case.adapter), "--output", str(case.out)]
-    failure(invoke(argv), r"names are unknown: model\.layers\.\*\.mlp\.experts\.w1", "--base")
+    failure(invoke(argv), r"unrecognized names: model\.layers\.\*\.mlp\.experts\.w1", "--base")
     case.rewrite(lambda name: name.replace("experts.w", "experts.0.projection"))
-    failure(invoke(argv), r"unknown: model\.layers\.\*\.mlp\.experts\.\*\.projection", "--base")
+    failure(
+        invoke(argv),
+        r"unrecognized names: model\.layers\.\*\.mlp\.experts\.\*\.projection",
+        "--base",
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,7 +148,7 @@ def test_experts_that_peft_does_not_load_are_refused(
         json.dumps({**case.toy.config, "model_type": model_type})
     )
     done = case.export(code=1)
-    failure(done, "PEFT does not load all experts and dense layers of this type", "--to merged")
+    failure(done, "PEFT does not load all experts and dense layers of this model", "--to merged")
     case.export("--to", "merged")
 
 
@@ -184,7 +188,7 @@ def test_patterns_that_name_no_module_of_peft_are_refused(
 ) -> None:
     case = world(family)
     case.rewrite(alpha_pattern={key: 2 * ALPHA})
-    words = "cannot have under its name in PEFT|names are unknown"
+    words = "PEFT cannot represent the rank or scale|unrecognized names"
     failure(case.export(code=1), words)
     if family == "llama":
         case.export("--to", "merged")
@@ -194,7 +198,7 @@ def test_an_update_of_the_embeddings_is_refused(world: Any) -> None:
     case = world("qwen3")
     case.rewrite(lambda name: name.replace("model.unembed_tokens", "model.embed_tokens"))
     for to in ("peft", "merged"):
-        failure(case.export("--to", to, code=1), "names are unknown: model.embed_tokens")
+        failure(case.export("--to", to, code=1), "unrecognized names: model.embed_tokens")
 
 
 @pytest.mark.parametrize(
@@ -219,10 +223,10 @@ def test_an_update_of_the_embeddings_is_refused(world: Any) -> None:
             "qwen3_moe",
             "experts.w1",
             "experts.w4",
-            r"names are unknown: model.layers.\*.mlp.experts",
+            r"unrecognized names: model.layers.\*.mlp.experts",
         ),
-        ("qwen3_moe", "experts.w1", "mlp.w1", r"unknown: .*w1, .*w3"),
-        ("qwen3_5", "in_proj_q", "in_proj_x", "lacks weights .*in_proj_x|names are unknown"),
+        ("qwen3_moe", "experts.w1", "mlp.w1", r"unrecognized names: .*w1, .*w3"),
+        ("qwen3_5", "in_proj_q", "in_proj_x", "lacks weights .*in_proj_x|unrecognized names"),
     ],
 )
 def test_unknown_names_are_refused_with_a_list(
@@ -239,12 +243,12 @@ def test_unknown_names_are_refused_with_a_list(
     [
         ({"r": None}, "no valid 'r'"),
         ({"r": 4.0}, "no valid 'r'"),
-        ({"r": 5}, "have the rank 4, but adapter_config.json gives 5"),
+        ({"r": 5}, "have rank 4, but adapter_config.json specifies 5"),
         ({"lora_alpha": 0}, "no valid 'lora_alpha'"),
-        ({"peft_type": "IA3"}, "the type 'IA3'"),
-        ({"use_dora": True}, "not plain LoRA: use_dora is set"),
-        ({"modules_to_save": ["lm_head"]}, "not plain LoRA: modules_to_save"),
-        ({"alpha_pattern": {"(q|k)+": 3}}, "alpha_pattern .* not supported: '\\(q"),
+        ({"peft_type": "IA3"}, "the adapter type is 'IA3'"),
+        ({"use_dora": True}, "not plain LoRA; it sets use_dora"),
+        ({"modules_to_save": ["lm_head"]}, "not plain LoRA; it sets modules_to_save"),
+        ({"alpha_pattern": {"(q|k)+": 3}}, "alpha_pattern .* unsupported entry: '\\(q"),
     ],
 )
 def test_a_configuration_that_is_not_plain_lora_is_refused(
@@ -252,7 +256,7 @@ def test_a_configuration_that_is_not_plain_lora_is_refused(
 ) -> None:
     case = world()
     case.rewrite(**config)
-    hint = "Convert it" if "plain" in words else "Check that"
+    hint = "Convert the adapter" if "plain" in words else "Check that"
     for to in ("peft", "merged"):
         failure(case.export("--to", to, code=1), words, hint)
 
@@ -298,11 +302,11 @@ def not_json(case: World) -> None:
     ("spoil", "words", "hint"),
     [
         (missing, "not a PEFT adapter", "Specify a directory"),
-        (pickled, "can run code when they are loaded", "Convert the weights"),
-        (empty, "is not a safetensors file", "Download it again"),
-        (web_page, "is not a safetensors file", "Download it again"),
-        (without_header, "is truncated", "Download it again"),
-        (truncated, "is truncated", "Download it again"),
+        (pickled, "loading other formats can run code", "Convert the weights"),
+        (empty, "is not a safetensors file", "Download the file again"),
+        (web_page, "is not a safetensors file", "Download the file again"),
+        (without_header, "is truncated", "Download the file again"),
+        (truncated, "is truncated", "Download the file again"),
         (linked, "is a symbolic link to another directory", "Replace it"),
         (not_json, "is not a JSON object", "Correct the file"),
     ],
@@ -341,7 +345,7 @@ def test_an_existing_directory_is_not_changed(world: Any) -> None:
     case.export()  # an empty one is used
     before = {file: file.read_bytes() for file in case.out.iterdir()}
     argv = ["checkpoint", "export", str(case.adapter), "--output", str(case.out)]
-    failure(invoke(argv), f"{case.out} already exists", "another --output")
+    failure(invoke(argv), f"{case.out} already exists", "with --output")
     assert {file: file.read_bytes() for file in case.out.iterdir()} == before
 
 
@@ -409,7 +413,7 @@ def test_the_space_is_checked_first(world: Any, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("words", "clause"),
     [
-        (["nothing-here"], "there is no directory nothing-here"),
+        (["nothing-here"], "no such directory: nothing-here"),
         ([".", "--to", "merged"], "--to merged requires --base to be a directory\n"),
         ([".", "--to", "merged", "--base", "a/b"], "requires --base to be a directory, not a/b\n"),
         ([".", "--base", "nowhere"], "not a PEFT adapter"),

@@ -80,11 +80,11 @@ def test_a_screen_of_80_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "self_attn.q_proj      2 layers  24 → 40  " in shown
     assert "self_attn.k_proj      2 layers  24 → 20  untrained" in shown
     assert any(block in shown for block in "▇█")
-    assert texts["PEFT"].startswith("loads a part")
-    assert texts["vLLM"].startswith("does not load it")
+    assert texts["PEFT"].startswith("loads some tensors")
+    assert texts["vLLM"].startswith("does not load the adapter")
     plain = inspect("adapter").stdout
     assert "Modules:\n  self_attn.k_proj      2 layers" in plain
-    assert "vLLM: does not load it\n  unexpected modules: model.unembed_tokens\n" in plain
+    assert "vLLM: does not load the adapter\n  unexpected modules: model.unembed_tokens\n" in plain
 
 
 def config(**more: Any) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def test_a_checkpoint_is_read_on_the_service(saved: list[str], tmp_path: Path) -
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("nothing-here", "there is no directory nothing-here"),
+        ("nothing-here", "no such directory: nothing-here"),
         ("tinker://run/weights/none", "Unknown checkpoint"),
         ("empty", "empty is not a PEFT adapter: it has no adapter_config.json"),
     ],

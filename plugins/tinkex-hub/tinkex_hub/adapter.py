@@ -29,7 +29,7 @@ def check(directory: Path, label: str) -> None:
     if encrypted:
         raise UsageError(
             f"{label} is encrypted ({encrypted[0]})",
-            hint="Download it, decrypt the files with 'age', and upload them with 'hf upload'.",
+            hint="Download the files, decrypt them with 'age', and upload them with 'hf upload'.",
         )
     for wanted in ((_CONFIG,), _WEIGHTS):
         if not any((directory / name).is_file() for name in wanted):
@@ -64,7 +64,7 @@ def fill_base_model(directory: Path, base_model: str | None) -> str | None:
             config[_BASE] = base_model
             file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     except OSError as error:
-        raise LocalError(f"cannot complete {_CONFIG}: {error.strerror}") from error
+        raise LocalError(f"cannot update {_CONFIG}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"the {_CONFIG} of the checkpoint is not a JSON object") from error
+        raise UsageError(f"the checkpoint's {_CONFIG} is not a JSON object") from error
     return base_model

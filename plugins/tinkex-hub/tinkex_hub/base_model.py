@@ -60,8 +60,8 @@ class BaseModel:
             if f"{prefix}embed_tokens.weight" in self.tensors:
                 return prefix
         raise UsageError(
-            f"the tensor names of the base model {self.name} are not supported: "
-            f"there is no {' or '.join(f'{prefix}embed_tokens.weight' for prefix in _PREFIXES)}"
+            f"unsupported tensor names in the base model {self.name}: "
+            f"no {' or '.join(f'{prefix}embed_tokens.weight' for prefix in _PREFIXES)}"
         )
 
     @property
@@ -90,9 +90,9 @@ def from_directory(directory: Path) -> BaseModel:
     :raises UsageError: it has no configuration, or no weights in safetensors files.
     :raises LocalError: a file cannot be read, or is malformed.
     """
-    hint = "The directory must contain config.json and model.safetensors, as on the Hub."
+    hint = "Specify a directory that contains the model's config.json and model.safetensors."
     if not directory.is_dir():
-        raise UsageError(f"there is no directory {directory}", hint=hint)
+        raise UsageError(f"no such directory: {directory}", hint=hint)
     try:
         config = read_json(directory, CONFIG)
     except FileNotFoundError as error:
@@ -128,7 +128,7 @@ def file_names(directory: Path) -> list[str]:
     values = names.values() if isinstance(names, dict) else [None]
     if not all(isinstance(v, str) and re.fullmatch(r"[\w.-]+\.safetensors", v) for v in values):
         raise LocalError(
-            f"{directory / INDEX} does not list the weight files correctly",
-            hint="Download it again.",
+            f"{directory / INDEX} is not a valid index of weight files",
+            hint="Download the model again.",
         )
     return sorted(set(values))

@@ -21,8 +21,8 @@ UNCHECKED = (
 _CONVERT = [
     "## Usage",
     "",
-    "The tensors have the names of the training service, which PEFT and vLLM cannot load. Convert",
-    "them first: `tinkex checkpoint export DIR --to peft --output OUT`.",
+    "PEFT and vLLM cannot load the tensors, because the training service names them differently.",
+    "Convert the adapter first: `tinkex checkpoint export DIR --to peft --output OUT`.",
     "",
 ]
 _PARTS = {"train_attn": "attention", "train_mlp": "MLP", "train_unembed": "unembedding"}

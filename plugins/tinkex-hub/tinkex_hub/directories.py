@@ -49,7 +49,7 @@ def open_file(directory: Path, name: str) -> BinaryIO:
     except FileNotFoundError:
         raise
     except (OSError, RuntimeError) as error:  # the latter: a loop of links
-        reason = getattr(error, "strerror", None) or "a loop of symbolic links"
+        reason = getattr(error, "strerror", None) or "symbolic link loop"
         raise LocalError(f"cannot read {path}: {reason}") from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a device or pipe has no end
         file.close()
@@ -93,7 +93,9 @@ def check_new(target: Path) -> None:
     except OSError as error:
         raise LocalError(f"cannot read {target}: {error.strerror}") from error
     if target.is_symlink() or not is_new:
-        raise TargetExists(f"{target} already exists", hint="Choose another --output.")
+        raise TargetExists(
+            f"{target} already exists", hint="Choose another directory with --output."
+        )
 
 
 @contextmanager
@@ -156,5 +158,5 @@ def _check_space(directory: Path, needed: int) -> None:
         sizes = f"{needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free"
         raise LocalError(
             f"not enough space in {directory.parent}: {sizes}",
-            hint="Free some space, or choose another --output.",
+            hint="Free some space, or choose another directory with --output.",
         )

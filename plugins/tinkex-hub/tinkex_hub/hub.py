@@ -70,7 +70,7 @@ class Hub:
         except ImportError as error:
             raise PluginError(
                 f"cannot import huggingface_hub: {error}",
-                hint="Install it: pip install 'huggingface_hub>=1.0'",
+                hint="Install huggingface_hub: pip install 'huggingface_hub>=1.0'",
             ) from error
         self.endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
         logging.set_verbosity_error()
@@ -79,7 +79,7 @@ class Hub:
         with self._errors():
             token = token or huggingface_hub.get_token()
         if not token:
-            raise SettingsError("there is no Hugging Face token", hint=_LOGIN)
+            raise SettingsError("no Hugging Face token found", hint=_LOGIN)
         get_session().timeout = timeout  # there is no timeout by default
         self._api = huggingface_hub.HfApi(
             endpoint=self.endpoint,
@@ -186,16 +186,18 @@ def translate(error: BaseException, host: str, repo: str | None) -> TinkexError 
         return ConnectionFailed(f"the upload to {host} failed: {_words(error)}", hint=hint)
     for cause in _chain(error):
         if isinstance(cause, errors.OfflineModeIsEnabled):
-            return SettingsError("HF_HUB_OFFLINE is set", hint="Unset it to access the Hub.")
+            return SettingsError(
+                "HF_HUB_OFFLINE is set", hint="Unset HF_HUB_OFFLINE to access the Hub."
+            )
         if isinstance(cause, errors.HFValidationError):
             first = str(cause).splitlines()[0].rstrip(".")
             return UsageError(f"invalid repository name: {first}")
         if isinstance(cause, errors.LocalTokenNotFoundError):
-            return SettingsError("there is no Hugging Face token", hint=_LOGIN)
+            return SettingsError("no Hugging Face token found", hint=_LOGIN)
         if isinstance(cause, errors.HfHubHTTPError):
             return _refused(cause, host, repo)
         if isinstance(cause, errors.EntryNotFoundError):
-            return NotFound(f"{host} has no such file", status=404)
+            return NotFound(f"the file was not found on {host}", status=404)
         if type(cause).__module__.partition(".")[0] in _HTTP_LIBRARIES:
             if "Timeout" in type(cause).__name__:
                 return TimedOut(f"Timed out while awaiting a response from {host}")
@@ -230,14 +232,15 @@ def _refused(error: Any, host: str, repo: str | None) -> APIError:
     detail = " ".join(str(error.server_message or "").split())[:200]
     said = f": {detail}" if detail else ""
     if status == 401:
-        return Unauthorized(f"{host} does not accept the Hugging Face token", hint=_LOGIN, **more)
+        return Unauthorized(f"{host} rejected the Hugging Face token", hint=_LOGIN, **more)
     if status == 403:
-        where = f" to write to {repo}" if repo else ""
-        hint = "The token needs write access to the repositories of that account."
-        return Forbidden(f"the token is not allowed{where}{said}", hint=hint, **more)
+        where = f" to {repo}" if repo else ""
+        hint = "Use a token with write access to that account's repositories."
+        return Forbidden(f"the token does not have access{where}{said}", hint=hint, **more)
     if status == 404:
         hint = "Check --repo and --revision."
-        return NotFound(f"{host} has no {repo or 'such resource'}{said}", hint=hint, **more)
+        what = repo or "the resource"
+        return NotFound(f"{what} was not found on {host}{said}", hint=hint, **more)
     if status >= 500 or status == 429:
         hint = "Try again later; the checkpoint is unchanged."
         return ServerError(

@@ -43,7 +43,7 @@ def find(name: str, timeout: float, token: str | None = None) -> BaseModel:
                 return base_model.from_directory(Path(cached).parent)
         if constants.HF_HUB_OFFLINE:
             raise SettingsError(
-                f"HF_HUB_OFFLINE is set, and {name} is not in the cache of huggingface_hub"
+                f"HF_HUB_OFFLINE is set, and {name} is not in the huggingface_hub cache"
             )
         logging.set_verbosity_error()
         get_session().timeout = timeout  # there is no timeout by default
@@ -74,7 +74,7 @@ def _errors(name: str, endpoint: str) -> Iterator[None]:
     except TinkexError:
         raise
     except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
-        raise UsageError(f"the model {name} has no weights in safetensors files") from error
+        raise UsageError(f"the model {name} has no safetensors weights") from error
     except Exception as error:
         ours = translate(error, urlsplit(endpoint).netloc or endpoint, name)
         if ours is None:

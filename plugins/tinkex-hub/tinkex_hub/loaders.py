@@ -48,7 +48,7 @@ def in_peft(adapter: Adapter) -> Verdict:
         reasons.append(f"tensors that are not LoRA factors: {shortened(adapter.others, 3)}")
     if "lm_head" in {module.rpartition(".")[2] for module in adapter.loras}:
         reasons.append(
-            "lm_head is adapted: if the base model ties it to the embeddings, "
+            "the adapter changes lm_head; if the base model ties lm_head to the embeddings, "
             "merge_and_unload() changes both"
         )
     return Verdict(loads, reasons)
@@ -75,13 +75,15 @@ def in_vllm(adapter: Adapter) -> Verdict:
     if not adapter.config.get("use_rslora") and any(
         abs(lora.scale - scale) > 1e-9 * scale for lora in adapter.loras.values()
     ):
-        reasons.append("ignores alpha_pattern and rank_pattern, so some updates have a wrong scale")
+        reasons.append(
+            "ignores alpha_pattern and rank_pattern, so some updates have the wrong scale"
+        )
     if any(name.rpartition(".")[2] in _OUTPUT for name in modules):
         reasons.append("loads lm_head only for models that support it, such as Llama and Qwen3")
     if any(_PARTS.search(name) for name in modules):
         reasons.append("splits in_proj_qkv itself (Qwen3.5)")
     if any(".experts." in name for name in modules):
-        reasons.append("loads experts in a way that depends on the model; test the result")
+        reasons.append("loads experts differently for each model; test the result")
     return Verdict("all", reasons)
 
 

@@ -93,7 +93,7 @@ class Adapter:
         self.config, self.weights = config, weights
         kind = config.get("peft_type") or "LORA"
         if kind != "LORA":
-            raise UsageError(f"the adapter has the type {str(kind)[:40]!r}, not LORA")
+            raise UsageError(f"the adapter type is {str(kind)[:40]!r}, not LORA")
         self.rank = _positive(config, "r", whole=True)
         self.alpha = _positive(config, "lora_alpha")
         self.loras, self.others = self._pairs()
@@ -158,17 +158,17 @@ class Adapter:
         shapes = f"{list(a.shape)} and {list(b.shape)}"
         if a.dtype not in FLOATS or b.dtype not in FLOATS:
             raise UsageError(
-                f"the factors of {module} have an unsupported type: {a.dtype}, {b.dtype}"
+                f"the LoRA factors of {module} have an unsupported type: {a.dtype}, {b.dtype}"
             )
         if not 2 <= len(a.shape) == len(b.shape) <= 3 or a.shape[-2] != b.shape[-1]:
-            raise UsageError(f"the shapes of the factors of {module} do not match: {shapes}")
+            raise UsageError(f"the LoRA factors of {module} have mismatched shapes: {shapes}")
         if len(a.shape) == 3 and 1 not in (a.shape[0], b.shape[0]) and a.shape[0] != b.shape[0]:
-            raise UsageError(f"the shapes of the factors of {module} do not match: {shapes}")
+            raise UsageError(f"the LoRA factors of {module} have mismatched shapes: {shapes}")
         rank = a.shape[-2]
         expected, scale = self.settings_of(module_path)
         if not is_packed and rank != expected and a.count:
             raise UsageError(
-                f"the factors of {module} have the rank {rank}, but {CONFIG} gives {expected}"
+                f"the LoRA factors of {module} have rank {rank}, but {CONFIG} specifies {expected}"
             )
         return Lora(module, names, a, b, scale)
 
@@ -184,7 +184,7 @@ class Adapter:
         for text, value in found.items() if isinstance(found, dict) else ():
             match = _PATTERN.fullmatch(text)
             if match is None or type(value) not in (int, float) or not value > 0:
-                raise UsageError(f"{key} in {CONFIG} has an entry that is not supported: {text!r}")
+                raise UsageError(f"{key} in {CONFIG} has an unsupported entry: {text!r}")
             if f".{module}".endswith(f".{match[1].replace(chr(92), '')}"):
                 return float(value)
         return None

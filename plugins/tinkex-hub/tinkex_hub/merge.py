@@ -71,11 +71,11 @@ def plan(adapter: Adapter, places: list[Place], base: BaseModel) -> Plan:
 
     An update of zeros does not separate an output layer from the embeddings.
 
-    :raises UsageError: the base model is quantised, or has weights of another type.
+    :raises UsageError: the base model is quantized, or has weights of another type.
     """
     hint = "Use the original model, whose weights are in bfloat16, float16 or float32."
     if base.is_quantized:
-        raise UsageError(f"the base model {base.name} is quantised", hint=hint)
+        raise UsageError(f"the base model {base.name} is quantized", hint=hint)
     updates: dict[str, list[Update]] = defaultdict(list)
     output = f"{base.output_layer}.weight"
     for place in places:
@@ -86,7 +86,7 @@ def plan(adapter: Adapter, places: list[Place], base: BaseModel) -> Plan:
     for name in updates:
         info = base.tensors[_source(name, untied, base)]
         if info.dtype not in FLOATS:
-            raise UsageError(f"the weight {name} has the unsupported type {info.dtype}", hint=hint)
+            raise UsageError(f"the weight {name} has an unsupported type: {info.dtype}", hint=hint)
     inputs_first = {
         name
         for place in places
@@ -271,7 +271,7 @@ class _Merging:
         # A comparison with NaN is false.
         limit = float(ml_dtypes.finfo(old.dtype).max)  # type: ignore[no-untyped-call]
         if not (np.abs(new) <= limit).all():
-            raise UsageError(f"the merged weight {name} has values that are not finite numbers")
+            raise UsageError(f"the merged weight {name} contains values that are not finite")
         return new.astype(old.dtype).tobytes()
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 #: Prefix of the checkpoints of Kimi models, whose names in memory differ.
 _UNSUPPORTED = "language_model.model."
+_MERGE = "Merge the adapter into the base model with 'tinkex checkpoint export --to merged'."
 #: Parameters of fused experts, in the order in which PEFT wraps them.
 _PARAMETERS = {"gate_up_proj": ".base_layer", "down_proj": ""}
 
@@ -48,8 +49,8 @@ def write(adapter: Adapter, places: list[Place], base_model: str | None, directo
     """
     if any(place.path.startswith(_UNSUPPORTED) for place in places):
         raise UsageError(
-            "the module names of this model in PEFT differ from those in its checkpoint",
-            hint="Merge the adapter into the base model: --to merged.",
+            "PEFT's module names for this model differ from those in the weight files",
+            hint=_MERGE,
         )
     _check_experts(places)
     _check_patterns(adapter, places)
@@ -79,8 +80,8 @@ def _check_experts(places: list[Place]) -> None:
     is_wrong = "" in ways | single or "fused" in single
     if is_wrong or ("separate" in ways | single and has_dense):
         raise UsageError(
-            "PEFT does not load all experts and dense layers of this type of model",
-            hint="Merge the adapter into the base model: --to merged.",
+            "PEFT does not load all experts and dense layers of this model type",
+            hint=_MERGE,
         )
 
 
@@ -101,9 +102,9 @@ def _check_patterns(adapter: Adapter, places: list[Place]) -> None:
         for path, lora in pairs:
             if adapter.settings_of(path) != (lora.rank, lora.scale):
                 raise UsageError(
-                    f"rank_pattern or alpha_pattern gives {lora.module} a rank or scale that it "
-                    "cannot have under its name in PEFT",
-                    hint="Merge the adapter into the base model: --to merged.",
+                    "PEFT cannot represent the rank or scale that rank_pattern or alpha_pattern "
+                    f"sets for {lora.module}",
+                    hint=_MERGE,
                 )
 
 

@@ -119,17 +119,17 @@ def place(adapter: Adapter, base: BaseModel | None) -> list[Place]:
     """
     if adapter.unusual:
         raise UsageError(
-            f"the adapter is not plain LoRA: {', '.join(adapter.unusual)} is set",
-            hint="Convert it with the library that wrote it.",
+            f"the adapter is not plain LoRA; it sets {', '.join(adapter.unusual)}",
+            hint="Convert the adapter with the library that created it.",
         )
     places, unknown = _Placing(adapter, base).places()
     unknown += adapter.others
     if unknown:
         raise UsageError(
-            f"the adapter has tensors whose names are unknown: {shortened(_starred(unknown))}",
+            f"the adapter has tensors with unrecognized names: {shortened(_starred(unknown))}",
             hint="Check that --base is the model that the adapter was trained for."
             if base
-            else "The names depend on the base model. Specify it with --base.",
+            else "Specify the base model with --base, because tensor names depend on it.",
         )
     if base is not None:
         _check(places, base)
@@ -203,7 +203,7 @@ class _Placing:
             self._places[key] = place
         elif not self._is_copy(known, place):
             raise UsageError(
-                f"the adapter has two different updates of {key}, one of them in {module}"
+                f"the adapter has two different updates for {key}, one of them in {module}"
             )
 
     def _is_copy(self, known: Place, place: Place) -> bool:

@@ -26,7 +26,7 @@ _ALIGNMENT = 8
 #: Number of bytes copied at a time.
 _BLOCK = 4 * 1024 * 1024
 _METADATA = "__metadata__"
-_HINT = "Download it again."
+_HINT = "Download the file again."
 #: Floating-point types that can be computed with → bytes per value.
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 

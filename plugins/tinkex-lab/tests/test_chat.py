@@ -253,7 +253,7 @@ def test_a_model_without_a_chat_template_is_refused(chat, model_directory: Path,
 def test_a_message_can_have_several_lines(typed, home: Path):
     done = typed("One\x1b\rmore\r/undo\r")
 
-    assert f"{BASE}: /help lists the commands, Ctrl-D ends the chat." in done.stderr
+    assert f"{BASE}: /help lists the commands; Ctrl-D ends the chat." in done.stderr
     assert "Removed: One more" in done.stderr
     (history,) = home.rglob("chat-history")
     assert "+One\n+more\n" in history.read_text()
@@ -284,7 +284,7 @@ def test_a_stopped_answer_can_be_asked_for_again(typed, monkeypatch, failure):
     done = typed("One\r/retry\r/save talk.json\r", "--log", "log.jsonl")
 
     assert (
-        "Stopped. To ask again: /retry" if isinstance(failure, KeyboardInterrupt) else "broken."
+        "Stopped. Use /retry to try again." if isinstance(failure, KeyboardInterrupt) else "broken."
     ) in (done.stderr)
     messages = json.loads(Path("talk.json").read_text())
     assert [message["role"] for message in messages] == ["user", "assistant"]

@@ -155,10 +155,7 @@ def test_fail_under_sets_the_exit_code_after_the_result(grade):
 def test_rows_that_were_not_sampled_are_reported(grade, tmp_path: Path):
     (tmp_path / "answers.failed.jsonl").write_text('{"id": "q7"}\n')
 
-    assert (
-        "Rows that could not be sampled and are not graded: 1; see"
-        in grade("--check", "regex:.").stderr
-    )
+    assert "Rows not graded because sampling failed: 1 (see" in grade("--check", "regex:.").stderr
 
 
 def test_results_can_come_from_standard_input():

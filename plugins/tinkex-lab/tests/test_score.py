@@ -181,7 +181,7 @@ def test_truncated_rows_are_reported(score):
 
     done = score(rows=[row, ROWS[1]])
 
-    assert "Truncated to 1023 tokens: 1 of 2 rows." in done.stderr
+    assert "1 of 2 rows were truncated to 1023 tokens." in done.stderr
 
 
 @pytest.mark.parametrize(("limit", "code"), [("1.5", 1), ("20", 0)])
@@ -203,7 +203,9 @@ def test_a_row_that_fails_does_not_end_the_others(score, monkeypatch):
 
     done = score("--per-row", "rows.jsonl", code=1)
 
-    assert "Failed: data.jsonl, line 2: Token 1000000 is outside the vocabulary" in done.stderr
+    assert (
+        "Failed: data.jsonl, line 2: Token 1000000 is outside the model's vocabulary" in done.stderr
+    )
     assert done.stdout.split("\t")[-2] == "1"
     assert len(Path("rows.jsonl").read_text().splitlines()) == 2
 

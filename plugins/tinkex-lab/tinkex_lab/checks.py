@@ -68,7 +68,7 @@ def field_of(row: ResultRow, name: str) -> Any:
         known = ", ".join(map(str, row.extra)) or "none"
         raise UsageError(
             f"{row.where}: the row has no field {name!r}",
-            hint=f"Fields of this row: {known}. 'run batch' copies fields from the prompts file.",
+            hint=f"Available fields: {known}. 'run batch' copies fields from the prompts file.",
         )
     return value
 

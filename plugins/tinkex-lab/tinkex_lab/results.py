@@ -62,7 +62,8 @@ def read_results(name: str, stdin: TextIO | None = None) -> Iterator[ResultRow]:
         raise LocalError(f"{place} is not UTF-8 text (byte {error.start})") from error
     if not found:
         raise UsageError(
-            f"there are no results in {place}", hint="Specify a results file of 'tinkex run batch'."
+            f"there are no results in {place}",
+            hint="Specify a results file from 'tinkex run batch'.",
         )
 
 

@@ -201,7 +201,7 @@ def test_a_checkpoint_whose_files_were_removed_is_reported(client, home, url, ca
     for directory in (home / "checkpoints").iterdir():
         shutil.rmtree(directory)
     answer = client.get(address)
-    detail = "Cannot access the files of the state: No such file or directory"
+    detail = "Cannot access the service state: No such file or directory"
     assert (answer.status, answer.json) == (500, {"detail": detail})
     assert caplog.text == ""
 

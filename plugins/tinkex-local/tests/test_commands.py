@@ -275,7 +275,7 @@ def test_an_incomplete_hugging_face_model_is_not_added(hugging_face, break_it, w
 def test_a_directory_that_the_state_cannot_name_is_not_added(tmp_path, model):
     directory = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
     model.rename(directory)
-    with pytest.raises(UsageError, match="not UTF-8"):
+    with pytest.raises(UsageError, match="not valid UTF-8"):
         run("local", "model", "add", "me/x", directory)
 
 
@@ -290,4 +290,4 @@ def test_an_address_that_cannot_be_served_is_refused(monkeypatch):
     with pytest.raises(LocalError) as caught:
         run("local", "serve", "--port", "8000")
     assert str(caught.value) == "cannot listen on 127.0.0.1:8000: Address already in use"
-    assert caught.value.hint == "Choose another --port; 0 selects a free port."
+    assert caught.value.hint == "Choose another port with --port; --port 0 selects a free port."

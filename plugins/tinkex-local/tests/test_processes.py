@@ -119,7 +119,7 @@ def test_a_kill_while_training_leaves_the_last_checkpoint_and_an_honest_error(ho
         last = client.get(f"training_runs/{run}").json["last_checkpoint"]["tinker_path"]
         assert {path for path in paths if path.count("/") == 4} <= listed
         assert refused.status == 400
-        assert f"its last checkpoint is {last}" in refused.json["detail"]
+        assert f"the last checkpoint is {last}" in refused.json["detail"]
         load = {"path": last, "optimizer": True, "session_id": client.session(), "model_seq_id": 0}
         loaded = client.result("load_weights", load)["model_id"]
         assert client.result("forward_backward", loss_body(loaded, 1))["metrics"]

@@ -141,11 +141,11 @@ def test_sampling_works_without_a_session(client, sampling_body):
     ("changes", "words"),
     [
         ({"tokens": [1] * 1024}, "The prompt has 1024 tokens"),
-        ({"tokens": [2048]}, "Token 2048 is outside the vocabulary"),
+        ({"tokens": [2048]}, "Token 2048 is outside the model's vocabulary"),
         ({"tokens": []}, "The prompt is empty"),
         ({"prompt": {"chunks": [{"type": "image", "data": "", "format": "png"}]}}, "encoded_text"),
         ({"params": {"stop": [""]}}, "stop string"),
-        ({"prompt_alt_tokens_k": 2}, "does not offer"),
+        ({"prompt_alt_tokens_k": 2}, "does not support"),
         ({"sampling_session_id": "nope"}, "Unknown sampling session"),
         ({"seq_id": None}, "seq_id is required"),
         ({"sampling_session_id": None}, "base_model or model_path"),

@@ -139,7 +139,7 @@ def test_a_failure_is_reported_once_with_its_cause(
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     monkeypatch.setattr(client.app.service.store, "insert", insert)
     answer = client.post("create_session", {"tags": [], "sdk_version": "0"})
-    expected = {"detail": f"The state is currently unavailable: {detail}"}
+    expected = {"detail": f"The service state is currently unavailable: {detail}"}
     assert (answer.status, answer.json, caplog.text) == (503, expected, "")
 
 

@@ -381,11 +381,11 @@ def refused(tmp_path_factory, client_of):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"loss_fn": "gspo"}, "Unknown loss_fn 'gspo'; this service has: cross_entropy, imp"),
-        ({"loss_fn_config": {"beta": 1}}, "'beta' in loss_fn_config; cross_entropy has: none"),
+        ({"loss_fn": "gspo"}, "Unknown loss_fn 'gspo'; this service supports: cross_entropy"),
+        ({"loss_fn_config": {"beta": 1}}, "'beta' in loss_fn_config; valid keys for cross_entropy"),
         ({"data": []}, "data is empty"),
         ({"data": [example([5])]}, "data[0].model_input is empty"),
-        ({"data": [example([5] * 1026)]}, "data[0].model_input has 1025 tokens; the context"),
+        ({"data": [example([5] * 1026)]}, "data[0].model_input has 1025 tokens; the model's"),
         ({"data": [example([5, 6]), example([5, 2048])]}, "Token 2048 in data[1].loss_fn_inputs.t"),
         ({"data": [example([2048, 5])]}, "Token 2048 in data[0].model_input is outside"),
         ({"data": [example([5, 6, 7], weights=[1.0])]}, "weights has 1 values, but its shape is"),
@@ -447,7 +447,7 @@ def test_every_cut_of_a_protobuf_body_is_refused(refused, caplog):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (MemoryError(), "not enough memory"),
+        (MemoryError(), "Not enough memory"),
         (ZeroDivisionError(), "Internal error"),
     ],
 )
@@ -553,7 +553,7 @@ def test_training_that_ended_with_its_process_is_reported(client, opened, run, s
     pending = submit(4)
     client.app.close()
     other = opened(engines=[BigramEngine()])
-    why = f"its unsaved training is lost; its last checkpoint is {path}"
+    why = f"the unsaved training is lost; the last checkpoint is {path}"
     assert why in other.retrieve(pending)["error"]
     for call, body in (
         ("forward_backward", loss_body(run, 5)),
@@ -584,7 +584,7 @@ def test_a_lost_run_without_a_checkpoint_says_so(client, opened, submit):
     client.retrieve(submit(1))
     pending = submit(2)
     client.app.close()
-    assert "it has no checkpoint" in opened(engines=[BigramEngine()]).retrieve(pending)["error"]
+    assert "no checkpoint exists" in opened(engines=[BigramEngine()]).retrieve(pending)["error"]
 
 
 def test_arrays_of_results_are_kept_for_an_hour(client, clock, submit):
@@ -610,7 +610,7 @@ def test_a_run_that_has_ended_leaves_the_engine(client, engine, run, submit, how
         assert answer.status == 400
     else:
         outcome = client.retrieve(answer.json["request_id"])
-        assert "discarded when its session ended" in outcome["error"]
+        assert "discarded when the session ended" in outcome["error"]
 
 
 # Engines

@@ -154,7 +154,8 @@ def _add_access(app: http.Routes, access: Access) -> None:
     @app.on("DELETE", "auth/apikey/me")
     def revoke() -> Any:
         raise Problem(
-            403, "The key of 'local serve --api-key' cannot be revoked; stop the service instead"
+            403,
+            "The key set by 'local serve --api-key' cannot be revoked; stop the service instead",
         )
 
 
@@ -182,6 +183,6 @@ def unusable(error: StateError | sqlite3.Error) -> LocalError:
     if isinstance(error, StateError):
         words = str(error)
     else:
-        words = f"cannot use the state: {reason(error, default_home())}"
+        words = f"cannot use the service state: {reason(error, default_home())}"
     again = "Run 'tinkex local reset' to start over. " if is_damaged(error) else ""
     return LocalError(words, hint=again + _ELSEWHERE)

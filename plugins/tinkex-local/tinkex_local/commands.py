@@ -62,7 +62,7 @@ class ServeLocal(Command):
             except OSError as error:
                 where = f"{parsed_args.host}:{parsed_args.port}"
                 reason = error.strerror or str(error)
-                hint = "Choose another --port; 0 selects a free port."
+                hint = "Choose another port with --port; --port 0 selects a free port."
                 raise LocalError(f"cannot listen on {where}: {reason}", hint=hint) from error
 
             def announce() -> None:
@@ -80,7 +80,7 @@ class ServeLocal(Command):
 class InfoLocal(ShowOne):
     """Show the state of the embedded service."""
 
-    operation = "showing the local service"
+    operation = "showing the embedded service"
     column_names: ClassVar = ("home", "models", "sessions", "runs", "checkpoints", "size_bytes")
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
@@ -102,7 +102,7 @@ class InfoLocal(ShowOne):
 
 
 class ResetLocal(ShowOne):
-    """Delete everything except models from the local service."""
+    """Delete all data except models from the embedded service."""
 
     operation = "reset"
     is_action = True
@@ -143,13 +143,13 @@ class AddLocalModel(ShowOne):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.add_argument("name", metavar="<name>", help="name to use with --base-model")
+        parser.add_argument("name", metavar="<name>", help="model name, for use with --base-model")
         parser.add_argument(
             "directory",
             metavar="<dir>",
-            help="directory with tokenizer.json and either genai_config.json and ONNX files, or "
-            "config.json and model.safetensors (requires tinkex-torch); the directory is not "
-            "copied",
+            help="model directory with tokenizer.json, and either genai_config.json with ONNX "
+            "files or config.json with model.safetensors (requires tinkex-torch); the directory is "
+            "not copied",
         )
         return parser
 
@@ -176,7 +176,7 @@ class AddLocalModel(ShowOne):
 
 
 class ListLocalModel(Lister):
-    """List the models of the embedded service."""
+    """List the models in the embedded service."""
 
     operation = "listing local models"
     column_names: ClassVar = ("model_name", "engine", "trainable", "context_length", "directory")
@@ -222,7 +222,7 @@ class RemoveLocalModel(ShowOne):
 
 
 class AddLocalCheckpoint(ShowOne):
-    """Add an adapter from a directory to the embedded service."""
+    """Add an adapter to the embedded service as a checkpoint."""
 
     operation = "adding a checkpoint"
     is_action = True
@@ -237,8 +237,8 @@ class AddLocalCheckpoint(ShowOne):
         parser.add_argument(
             "directory",
             metavar="<dir>",
-            help="directory with adapter_config.json and adapter_model.safetensors, in the format "
-            "of PEFT or as downloaded from a Tinker service; the directory is copied",
+            help="directory to copy, with adapter_config.json and adapter_model.safetensors in "
+            "PEFT format or as downloaded from a Tinker service",
         )
         parser.add_argument(
             "--base-model",
@@ -249,7 +249,7 @@ class AddLocalCheckpoint(ShowOne):
             "--name",
             metavar="<name>",
             type=checkpoint_name,
-            help="name of the checkpoint (default: the name of the directory)",
+            help="checkpoint name (default: the directory name)",
         )
         return parser
 
@@ -273,7 +273,8 @@ def checkpoint_name(text: str) -> str:
     """Return *text* if it is a valid name of a checkpoint; the type of an option."""
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}", text):
         raise argparse.ArgumentTypeError(
-            "a name has 1 to 200 letters, digits, '_', '-' and '.', and does not begin with a dot"
+            "a name must consist of 1 to 200 letters, digits, '_', '-' or '.', and must not begin "
+            "with a dot"
         )
     return text
 

@@ -193,7 +193,7 @@ def test_gradients_of_requests_add_up_until_the_step(engine, run):
 def test_a_loss_that_is_not_finite_is_an_error_and_adds_nothing(engine, run):
     good, bad = examples("cross_entropy"), example(4, 1, weights=np.full(4, np.nan, np.float32))
     forward(engine, run, good)
-    with pytest.raises(OperationError, match="of datum 1 is not finite") as caught:
+    with pytest.raises(OperationError, match="for datum 1 is not finite") as caught:
         forward(engine, run, [good[0], bad, good[1]])
     assert caught.value.category == "user"
     with_failure = norm(engine, run)

@@ -77,8 +77,8 @@ def compute(
         for index, row in zip(indices, losses.detach().split(lengths), strict=True):
             if not row.sum().isfinite():
                 raise OperationError(
-                    f"the loss of datum {index} is not finite (NaN or infinity); the gradients of "
-                    "this request were discarded"
+                    f"the loss for datum {index} is not finite (NaN or infinity); this request's "
+                    "gradients were discarded"
                 )
         gradient = torch.autograd.grad(total, vector)[0] if backward else None
     shaped = [

@@ -128,7 +128,7 @@ class TrainingState:
         file.seek(0)
         values = np.fromfile(file, dtype=np.float32, count=rows * count)
         if len(values) != rows * count:
-            raise OSError("it is too short")
+            raise OSError("the file is truncated")
         vectors = torch.from_numpy(values.reshape(rows, count)).to(self.adapter.vector.device)
         self.adapter.vector, self.first, self.second = vectors[:3]
         self.gradient = None if self.gradient is None else vectors[3]

@@ -251,7 +251,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run(sft, engine, monkeypatch):
 
     monkeypatch.setattr(loop, "_mean_nll", lambda *_: float("nan"))
 
-    refused(sft.train(), "the loss of step 0 is not a number", "learning rate")
+    refused(sft.train(), "the loss in step 0 is not finite", "learning rate")
 
 
 def test_a_run_that_the_server_lost_says_how_to_resume(sft, engine, monkeypatch):
@@ -371,7 +371,7 @@ def test_mistakes(words, clause, hint, sft, engine):
 @pytest.mark.parametrize(
     ("words", "clause"),
     [
-        (["--rank", "8"], "was started with lora_rank 4, but now it is 8"),
+        (["--rank", "8"], "was started with lora_rank 4, not 8"),
         (["--batch-size", "5"], "was started with dataset_builder.batch_size 2"),
         (["--learning-rate", "0.1"], "was started with learning_rate 0.05"),
     ],

@@ -44,7 +44,7 @@ class SftTrain(ShowOne):
         *("test_nll", "state_path", "sampler_path", "output"),
     )
     notes = (
-        'Each row of the data is a JSON object: {"messages": [...]}, {"prompt": ..., "completion": '
+        'Each data row is a JSON object: {"messages": [...]}, {"prompt": ..., "completion": '
         '...}, {"text": ...}, or an Alpaca or ShareGPT row.'
     )
     examples = (
@@ -54,7 +54,9 @@ class SftTrain(ShowOne):
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("data", metavar="<data>", help="JSONL file or JSON array of rows")
+        parser.add_argument(
+            "data", metavar="<data>", help="file with rows, as JSONL or a JSON array"
+        )
         parser.add_argument("--base-model", metavar="<id>", help="base model to fine-tune")
         parser.add_argument(
             "--model-path",
@@ -67,13 +69,13 @@ class SftTrain(ShowOne):
         parser.add_argument(
             *("-o", "--output"),
             metavar="<dir>",
-            help="directory for the metrics and checkpoints of the run",
+            help="directory for the run's metrics and checkpoint list",
         )
         parser.add_argument("--resume", action="store_true", help="resume an interrupted run")
         parser.add_argument(
             "--dry-run",
             action="store_true",
-            help="show the tokens of three rows, with trained tokens in colour, and do not train",
+            help="show three rows, with trained tokens in color, instead of training",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -84,7 +86,8 @@ class SftTrain(ShowOne):
         if log is not None and log.is_used() and not parsed_args.resume:
             raise UsageError(
                 f"{log.name} already contains a training run",
-                hint="Use --resume to resume it, or choose another directory with --output.",
+                hint="To continue the run, add --resume. To start another run, choose another "
+                "directory with --output.",
             )
         job = self._job(parsed_args)
         if log is None:
@@ -124,8 +127,8 @@ class SftTrain(ShowOne):
             if TinkerPath.from_string(checkpoint).kind == "sampler_weights":
                 run_id = checkpoint.removeprefix("tinker://").partition("/")[0]
                 raise UsageError(
-                    f"training cannot start from {checkpoint}, which is a sampler checkpoint",
-                    hint="Training checkpoints of the run: "
+                    f"cannot train from {checkpoint}, because it is a sampler checkpoint",
+                    hint="List the run's training checkpoints: "
                     f"tinkex checkpoint list --run-id {run_id} --type weights",
                 )
             base_model = self.client.checkpoints.info(checkpoint).base_model
@@ -369,15 +372,15 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         "--train-on",
         choices=TRAIN_ON,
         default="assistant",
-        help="which part of a conversation to train on: every assistant message, the last "
+        help="part of a conversation to train on: every assistant message, the last "
         "assistant message, or all tokens (default: assistant)",
     )
     parser.add_argument(
         "--max-length",
         metavar="<int>",
         type=integer(2),
-        help="maximum number of tokens per example; longer texts are split, other rows are "
-        "truncated (default: the model's context)",
+        help="maximum number of tokens per example; longer text rows are split, and other longer "
+        "rows are truncated (default: the model's context length)",
     )
     parser.add_argument(
         "--tokenizer",
@@ -395,12 +398,12 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         )
 
     rate = number(0, above=True)
-    add("--rank", "<int>", integer(1), 32, "rank of the adapter")
+    add("--rank", "<int>", integer(1), 32, "LoRA rank")
     add("--epochs", "<int>", integer(1), 1, "number of passes over the data")
     add("--batch-size", "<int>", integer(1), 16, "number of examples per step")
     add(
         *("--learning-rate", "<float>", lambda text: None if text == "auto" else rate(text), None),
-        "learning rate of the first step; auto chooses it for the model",
+        "initial learning rate; auto selects one for the model",
     )
     parser.add_argument(
         "--schedule",
@@ -408,7 +411,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         default="linear",
         help="learning rate schedule: linear or cosine decay to 0, or constant (default: linear)",
     )
-    add("--seed", "<int>", integer(0), 0, "seed for the adapter and the order of the data")
+    add("--seed", "<int>", integer(0), 0, "seed for adapter initialization and data order")
     add(
         *("--eval-every", "<int>", integer(0), 0),
         "number of steps between evaluations; 0: only at the beginning and the end",
@@ -417,4 +420,4 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         *("--save-every", "<int>", integer(0), 20),
         "number of steps between checkpoints; 0: only at the end",
     )
-    add("--name", "<name>", non_empty, "final", "name of the last checkpoint")
+    add("--name", "<name>", non_empty, "final", "name of the final checkpoint")

@@ -99,7 +99,7 @@ class RunDirectory:
             raise self._malformed(CONFIG)
         for name, old, new in _differences(before, config):
             raise UsageError(
-                f"{self.name} was started with {name} {json.dumps(old)}, but now it is "
+                f"the run in {self.name} was started with {name} {json.dumps(old)}, not "
                 f"{json.dumps(new)}",
                 hint="Use the same options and files as before, or choose another directory with "
                 "--output.",

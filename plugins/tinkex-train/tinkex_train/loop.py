@@ -192,8 +192,8 @@ class Trainer:
         summary, batches = self.summary, self._plan.batches
         if not math.isfinite(loss):
             raise OperationFailed(
-                f"the loss of step {step.number} is not a number",
-                hint="Use a lower learning rate: --learning-rate.",
+                f"the loss in step {step.number} is not finite (NaN or infinity)",
+                hint="Lower the learning rate with --learning-rate.",
                 category="user",
             )
         summary.steps = step.number + 1

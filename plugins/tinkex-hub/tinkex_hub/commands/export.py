@@ -17,7 +17,7 @@ from tinkex_hub.commands import sources
 
 
 class ExportCheckpoint(ShowOne):
-    """Convert a checkpoint for PEFT, or merge it into a model."""
+    """Convert a checkpoint to PEFT format or a merged model."""
 
     is_action = True
     column_names = (

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 
 #: Maximum width of a line, so that a table fits 80 columns.
 _WIDTH = 60
-_LOADS = {"all": "loads all tensors", "part": "loads a part", "nothing": "does not load it"}
+_LOADS = {
+    "all": "loads all tensors",
+    "part": "loads some tensors",
+    "nothing": "does not load the adapter",
+}
 
 
 class InspectCheckpoint(ShowOne):
-    """Show the modules of an adapter, and what PEFT loads."""
+    """Show an adapter's modules and PEFT compatibility."""
 
     column_names = (
         "source", "base_model", "lora_rank", "lora_alpha", "dtype", "parameters", "size_bytes",
@@ -42,8 +46,8 @@ class InspectCheckpoint(ShowOne):
         parser.add_argument(
             "--norms",
             action="store_true",
-            help="also compute the norms for a checkpoint on the service, which reads the whole "
-            "checkpoint (for a directory, they are always computed)",
+            help="compute the norms even for a checkpoint on the service; this reads the whole "
+            "checkpoint (for a directory, the norms are always computed)",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:

@@ -55,14 +55,17 @@ class PushHfCheckpoint(ShowOne):
             "--repo",
             metavar="<repo>",
             type=non_empty,
-            help="repository, as owner/name (default: a repository in your account, named after "
-            "the base model and run, with a branch named after the checkpoint)",
+            help="repository, as owner/name (default: a repository in your account that is named "
+            "after the base model and run; the branch is then named after the checkpoint)",
         )
         parser.add_argument(
             "--public", action="store_true", help="make a new repository public (default: private)"
         )
         parser.add_argument(
-            "--revision", metavar="<branch>", type=non_empty, help="branch, created if missing"
+            "--revision",
+            metavar="<branch>",
+            type=non_empty,
+            help="branch to upload to; created if it does not exist",
         )
         parser.add_argument(
             "--commit-message", metavar="<text>", type=non_empty, help="commit message"
@@ -89,7 +92,7 @@ class PushHfCheckpoint(ShowOne):
 
         if parsed_args.create_pr and parsed_args.revision not in (None, "main"):
             raise UsageError(
-                "a pull request always targets the branch main",
+                "--revision cannot be used with --create-pr, which always targets the main branch",
                 hint="Use either --revision or --create-pr.",
             )
         if parsed_args.raw and parsed_args.base:
@@ -217,24 +220,26 @@ class _Push:
         owner = self.repo.partition("/")[0]
         if private is None and owner not in self._owners:
             raise UsageError(
-                f"there is no repository {self.repo}, and {self._owners[0]} cannot create it",
+                f"the repository {self.repo} does not exist, and {self._owners[0]} cannot create "
+                "it",
                 hint=f"You can create repositories for {', '.join(self._owners)}.",
             )
         if private is None:
             return False
         if not private and not self._options.public:
             raise UsageError(
-                f"the repository {self.repo} is public", hint="If that is intended, add --public."
+                f"the repository {self.repo} is public",
+                hint="To upload to a public repository, add --public.",
             )
         if private and self._options.public:
-            self._command.status(f"The repository {self.repo} exists and remains private.")
+            self._command.status(f"The repository {self.repo} already exists and remains private.")
         self.private = private
         text = self._hub.card_of(self.repo, self._branch, self._scratch / "cache")
         named = card.path_in(text) if text else None
         if named and named != str(self._path):
             raise UsageError(
                 f"the repository {self.repo} belongs to another checkpoint: {named}",
-                hint="Choose another --repo or --revision.",
+                hint="Choose another repository with --repo, or another branch with --revision.",
             )
         self._has_card = text is not None
         return True
@@ -321,7 +326,10 @@ class _Push:
         )
         chosen = [(name, directory / name) for name in kept]
         if not chosen:
-            raise UsageError("no file matches the patterns", hint=f"Files: {', '.join(names[:6])}.")
+            raise UsageError(
+                "no file matches the patterns",
+                hint=f"Use patterns that match file names such as {', '.join(names[:6])}.",
+            )
         return chosen
 
 

@@ -28,8 +28,8 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="<source>",
-        help="directory with a downloaded checkpoint or an adapter; or a checkpoint: "
-        "tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest, @latest or @ALIAS",
+        help="directory with a downloaded checkpoint or an adapter, or a checkpoint on the "
+        "service: tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest, @latest or @ALIAS",
     )
 
 
@@ -43,8 +43,8 @@ def directory_of(command: ShowOne, source: str) -> Path | None:
         return directory
     if directory.exists() or not ("@" in source or ":" in source):
         raise LocalError(
-            f"there is no directory {directory}",
-            hint="Specify a directory with adapter_config.json, or a checkpoint: RUN:NAME.",
+            f"no such directory: {directory}",
+            hint="Specify a directory with adapter_config.json, or a checkpoint such as RUN:NAME.",
         )
     return None
 
@@ -104,8 +104,8 @@ def open_adapter(directory: Path, label: str, stack: ExitStack) -> Adapter:
         file = stack.enter_context(open_file(directory, WEIGHTS))
     except FileNotFoundError as error:
         raise UsageError(
-            f"there is no {WEIGHTS}, and other formats can run code when they are loaded",
-            hint="Convert the weights to safetensors where they were created.",
+            f"{label} has no {WEIGHTS}, and loading other formats can run code",
+            hint="Convert the weights to safetensors with the software that created them.",
         ) from error
     return Adapter.open(config, file, str(directory / WEIGHTS))
 
@@ -126,8 +126,8 @@ def add_base(parser: argparse.ArgumentParser, default: str) -> None:
         "--base",
         metavar="<dir>",
         type=non_empty,
-        help="base model to check names and shapes against: a directory, or a name on the Hugging "
-        f"Face Hub (default: {default})",
+        help="base model to check names and shapes against: a directory, or a model on the "
+        f"Hugging Face Hub (default: {default})",
     )
 
 

@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 _COMMANDS = {
     "system": ("[TEXT]", "show or set the system message; - removes it"),
     "reset": ("", "start a new conversation"),
-    "retry": ("", "generate the last answer again"),
+    "retry": ("", "regenerate the last answer"),
     "undo": ("", "remove your last message and its answer"),
     "model": ("[NAME]", "show or change the model: a checkpoint or a base model"),
-    "params": ("[NAME [VALUE]]", "show or set parameters; without VALUE, use the default"),
+    "params": ("[NAME [VALUE]]", "show or set parameters; NAME alone restores the default"),
     "save": ("FILE", "write the messages to a file for 'run --messages'"),
     "help": ("", "list the commands"),
     "exit": ("", "end the chat (also Ctrl-D)"),
@@ -52,11 +52,11 @@ class Chat(Command):
     """Chat with a checkpoint or a base model."""
 
     notes = (
-        "On a terminal, Enter sends a message, and Alt-Enter inserts a line break. Ctrl-C stops an "
-        "answer, and Ctrl-D ends the chat. If standard input is not a terminal, each of its lines "
-        "is a message; a backslash at the end of a line continues the message. A line that begins "
-        "with / is a command; /help lists the commands. With --seed, the seed increases by one "
-        "for each answer."
+        "On a terminal, Enter sends a message, and Alt-Enter inserts a line break. Ctrl-C stops "
+        "the current answer, and Ctrl-D ends the chat. If standard input is not a terminal, each "
+        "line is a message. A backslash at the end of a line continues the message on the next "
+        "line. A line that begins with / is a command; /help lists the commands. With --seed, the "
+        "seed increases by one for each answer."
     )
     examples = (
         "tinkex chat run-123:final --system 'Answer briefly.'",
@@ -136,8 +136,8 @@ class _Models:
             _ = tokenizer.stop_sequences
         except ChatTemplateError as error:
             error.hint = error.hint or (
-                "To sample without a template, use 'tinkex run'. To use the template of another "
-                "model, add --tokenizer MODEL."
+                "To sample without a template, use 'tinkex run'. To use another model's template, "
+                "add --tokenizer MODEL."
             )
             raise
         label = (model_path or name).removeprefix("tinker://")
@@ -180,7 +180,7 @@ class _Session:
         :raises TinkexError: a message from a pipe could not be answered.
         """
         if self._is_interactive:
-            self._say(f"{self._talk.model.label}: /help lists the commands, Ctrl-D ends the chat.")
+            self._say(f"{self._talk.model.label}: /help lists the commands; Ctrl-D ends the chat.")
         for text in self._typed() if self._is_interactive else self._piped():
             if text.strip() == "/exit":
                 return
@@ -189,7 +189,7 @@ class _Session:
             except KeyboardInterrupt:
                 if not self._is_interactive:
                     raise
-                self._say("Stopped. To ask again: /retry")
+                self._say("Stopped. Use /retry to try again.")
             except TinkexError as error:
                 if not self._is_interactive or isinstance(error, Unauthorized):
                     raise
@@ -203,8 +203,8 @@ class _Session:
         if name[1:] not in _COMMANDS:
             raise UsageError(
                 f"unknown command {name}",
-                hint="/help lists the commands. To send a message that begins with /, put a "
-                "space before it.",
+                hint="/help lists the commands. To send a message that begins with /, type a "
+                "space first.",
             )
         action: Callable[[str], None] = getattr(self, f"_{name[1:]}")
         action(operand.strip())
@@ -221,7 +221,7 @@ class _Session:
         self._is_warned = False
         if self._log is not None:
             self._log.begin()
-        self._say("The conversation is empty.")
+        self._say("Started a new conversation.")
 
     def _retry(self, _: str) -> None:
         self._write(self._talk.retry())
@@ -249,7 +249,7 @@ class _Session:
             self._say(f"{key} = {defaults[key] if value is None else json.dumps(value)}")
         context = self._talk.model.context
         limit = "" if context is None else f" of {context}"
-        self._say(f"The conversation has {self._talk.size()}{limit} tokens.")
+        self._say(f"Conversation length: {self._talk.size()}{limit} tokens.")
 
     def _save(self, text: str) -> None:
         if not text:
@@ -309,7 +309,7 @@ class _Session:
         try:
             return self._command.data_dir / "chat-history"
         except LocalError as error:
-            self._say(f"History is unavailable: {error}.")
+            self._say(f"The input history is unavailable: {error}.")
             return None
 
     def _write(self, answer: Answer) -> None:
@@ -332,7 +332,7 @@ class _Session:
         used = answer.prompt_tokens + answer.token_count
         if context and used > _NEARLY_FULL * context and not self._is_warned:
             self._is_warned = True
-            self._say(f"The conversation has {used} of at most {context} tokens.")
+            self._say(f"The context is nearly full: {used} of {context} tokens.")
 
     def _record(self) -> None:
         if self._log is not None:

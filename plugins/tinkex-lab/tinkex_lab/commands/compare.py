@@ -34,8 +34,8 @@ class Compare(Lister):
 
     is_action = True  # it samples, which costs money
     notes = (
-        "Every model gets the same prompts, parameters and seed. --output writes the results of "
-        "each model to a file in the format of 'run batch', which 'grade' can read."
+        "Every model gets the same prompts, parameters and seed. With --output, tinkex "
+        "writes each model's results to a file in 'run batch' format, which 'grade' can read."
     )
     column_names = (
         *("id", "prompt", "sample", "model", "text", "stop_reason", "avg_logprob", "token_count"),
@@ -56,7 +56,7 @@ class Compare(Lister):
             "-o",
             "--output",
             metavar="<dir>",
-            help="directory for the results of each model; required with --resume",
+            help="directory for each model's results; required with --resume or --force",
         )
         parser.add_argument("--html", metavar="<path>", help="HTML file for the comparison")
         parser.add_argument(
@@ -67,7 +67,7 @@ class Compare(Lister):
             "--concurrency",
             metavar="<int>",
             type=integer(1, 256),
-            help="concurrent requests per model",
+            help="number of concurrent requests per model",
         )
         add_chat_options(parser)
         add_sampling_options(parser, seed=0)
@@ -129,8 +129,9 @@ class Compare(Lister):
     def _check(self, parsed_args: argparse.Namespace) -> None:
         if parsed_args.prompts == "-":
             raise UsageError(
-                "the prompts cannot come from standard input, because they are read once per model",
-                hint="Write them to a file first.",
+                "the prompts cannot come from standard input, because compare reads them for each "
+                "model",
+                hint="Write the prompts to a file first.",
             )
         if parsed_args.resume and parsed_args.force:
             raise UsageError("use either --resume or --force")
@@ -221,7 +222,7 @@ def _check_new(files: Sequence[Path], parsed_args: argparse.Namespace) -> None:
     if existing := next((file for file in files if file.exists()), None):
         raise UsageError(
             f"{existing} already exists",
-            hint="Use --resume to resume it, or --force to start over.",
+            hint="To continue, add --resume. To start over, add --force.",
         )
 
 

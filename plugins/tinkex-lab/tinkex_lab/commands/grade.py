@@ -21,12 +21,12 @@ from tinkex_lab.results import ResultRow, read_results
 
 
 class Grade(Lister):
-    """Grade the results of 'run batch' with checks."""
+    """Grade 'run batch' results with checks."""
 
     notes = (
-        "A sample passes if it passes all checks. FIELD is a field of the prompt's row, such as "
-        "the reference answer. If the field is a list, one of its items must match. No request "
-        "is sent to the service."
+        "A sample passes if it passes all checks. FIELD is a field in the prompt's row, such as "
+        "the reference answer. If the field is a list, one of its items must match. The command "
+        "sends no requests to the service."
     )
     operation = "Grading"
     column_names = ("group", "rows", "samples", "pass_at_1", "k", "pass_at_k", "truncation_rate")
@@ -40,7 +40,7 @@ class Grade(Lister):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "results", metavar="<file>", help="results file of 'run batch'; - is standard input"
+            "results", metavar="<file>", help="results file from 'run batch'; - is standard input"
         )
         parser.add_argument(
             "--check",
@@ -48,37 +48,35 @@ class Grade(Lister):
             type=non_empty,
             action="append",
             default=[],
-            help=f"check that a sample must pass; may be repeated: {FORMS}",
+            help=f"check that a sample must pass: {FORMS}; may be repeated",
         )
         parser.add_argument(
             "--exec-timeout",
             metavar="<seconds>",
             type=number(0, above=True),
             default=10.0,
-            help="time limit in seconds for each command of exec:; when it expires, the command is "
-            "killed and the sample fails (default: 10)",
+            help="time limit in seconds for each exec: command; a command that exceeds it is "
+            "killed, and the sample fails (default: 10)",
         )
         parser.add_argument(
             *("-k", "--pass-at"),
             metavar="<int>",
             type=integer(1),
-            help="k of pass@k (default: the smallest number of samples in any row)",
+            help="k in pass@k (default: the smallest number of samples in any row)",
         )
         parser.add_argument(
             "--group-by",
             metavar="<field>",
             type=non_empty,
-            help="field by which to group the results",
+            help="field to group the results by",
         )
         parser.add_argument(
             "--fail-under",
             metavar="<float>",
             type=number(0, 1),
-            help="exit with code 1 if pass@1 over all rows is lower",
+            help="exit with code 1 if pass@1 over all rows is below this value",
         )
-        parser.add_argument(
-            "--per-row", metavar="<path>", help="JSONL file for the outcome of each row"
-        )
+        parser.add_argument("--per-row", metavar="<path>", help="JSONL file for per-row results")
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         code = super().run(parsed_args)
@@ -133,7 +131,7 @@ class Grade(Lister):
         except OSError:
             return
         if count:
-            self.status(f"Rows that could not be sampled and are not graded: {count}; see {path}.")
+            self.status(f"Rows not graded because sampling failed: {count} (see {path}).")
 
 
 def _graded(

@@ -88,24 +88,22 @@ class Score(Lister):
             "--max-length",
             metavar="<int>",
             type=integer(2),
-            help="maximum number of tokens per example (default: the smallest context of the "
-            "models, if known)",
+            help="maximum number of tokens per example (default: the smallest context length of "
+            "the models, if known)",
         )
-        parser.add_argument(
-            "--per-row", metavar="<path>", help="JSONL file for the scores of each row"
-        )
+        parser.add_argument("--per-row", metavar="<path>", help="JSONL file for per-row scores")
         parser.add_argument(
             "--fail-above",
             metavar="<float>",
             type=number(0),
-            help="exit with code 1 if the NLL per token of a checkpoint is higher (without "
-            "checkpoints: of a base model)",
+            help="exit with code 1 if any checkpoint's NLL per token is above this value; without "
+            "checkpoints, the base models are tested",
         )
         parser.add_argument(
             "--concurrency",
             metavar="<int>",
             type=integer(1, 256),
-            help="concurrent requests (default: adapted to the service)",
+            help="number of concurrent requests (default: adjusted automatically)",
         )
         parser.add_argument(
             "--tokenizer",
@@ -192,7 +190,7 @@ class Score(Lister):
                 builder = ExampleBuilder(model.tokenizer, max_length=max_length)
                 items = built[model.base_model] = build_items(builder, rows)
                 if cut := len({item.row for item in items if item.example.is_truncated}):
-                    self.status(f"Truncated to {max_length} tokens: {cut} of {len(rows)} rows.")
+                    self.status(f"{cut} of {len(rows)} rows were truncated to {max_length} tokens.")
             model.items = built[model.base_model]
 
     def _room(self, base_models: set[str]) -> int | None:

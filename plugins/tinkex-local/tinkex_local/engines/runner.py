@@ -44,7 +44,7 @@ HELP_SECONDS = 0.5
 #: send the first request of a batch last.
 GAP_SECONDS = 30.0
 
-CAPACITY = "Other requests are being computed; this request is queued"
+CAPACITY = "Other requests are being processed; this request is queued"
 
 
 class _Job:
@@ -226,7 +226,7 @@ class Runner:
         except ModelError as error:
             return OperationError(str(error), "server")
         except MemoryError:
-            return OperationError("There is not enough memory for this request", "server")
+            return OperationError("Not enough memory for this request", "server")
         except Exception as error:  # a bug here or in an engine: clients must not poll forever
             note_fault(job.row["kind"], error)
             return OperationError("Internal error", "server")
@@ -265,7 +265,7 @@ class Runner:
             outcome = operations.failure(error)
             operations.finish(self._service, row["request_id"], "failed", outcome, began=began)
             if row["kind"] == "forward_backward":
-                why = f"Not computed, because the earlier request {row['seq']} failed: {error}"
+                why = f"Not processed, because the earlier request {row['seq']} failed: {error}"
                 operations.fail_rest(self._service, row["scope"], row["seq"], STEPS, why)
         if row["kind"] in STEPS:
             self._worker.discard_gradients(row["scope"])

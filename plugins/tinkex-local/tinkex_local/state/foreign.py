@@ -40,9 +40,9 @@ _ONLY: dict[str, tuple[Any, ...]] = {
 _FACTOR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
 #: Tinker's names of the output layer.
 _OUTPUT = ("unembed_tokens", "model.unembed_tokens", "model.lm_head")
-_PLAIN = "Only plain LoRA is supported, with one rank for all modules."
+_PLAIN = "Use a plain LoRA adapter with the same rank for all modules."
 _OTHER_MODEL = "Check that the base model is the one that the adapter was trained for."
-_DAMAGED = "Download or copy it again."
+_DAMAGED = "Download or copy the adapter again."
 _LARGEST_RANK, _LARGEST_ALPHA = 1024, 1e6
 
 Tensors = dict[str, "NDArray[Any]"]
@@ -57,7 +57,7 @@ class ForeignError(Exception):
     def __init__(
         self,
         message: str,
-        hint: str = f"Specify the directory of an adapter, with the files {CONFIG} and {TENSORS}.",
+        hint: str = f"Specify an adapter directory that contains {CONFIG} and {TENSORS}.",
     ) -> None:
         super().__init__(message)
         self.hint = hint
@@ -79,7 +79,7 @@ def add(service: Service, directory: Path, name: str, base_model: str | None) ->
     if model is None:
         known = ", ".join(entry.name for entry in service.models.all())
         raise ForeignError(
-            f"its base model {model_name!r} is not in this service; available: {known}",
+            f"unknown base model {model_name!r}; available models: {known}",
             "Add the model with 'tinkex local model add', or specify another with --base-model.",
         )
     given = read_tensors(directory)
@@ -136,7 +136,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
         raise ForeignError(f"{path} does not contain a JSON object", _DAMAGED)
     for key, values in _ONLY.items():
         if config.get(key) not in values:
-            raise ForeignError(f"{path}: {key} {str(config[key])[:60]} is not supported", _PLAIN)
+            raise ForeignError(f"{path}: unsupported {key}: {str(config[key])[:60]}", _PLAIN)
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if type(rank) is not int or not 0 < rank <= _LARGEST_RANK:
         raise ForeignError(f"{path}: r is not a whole number from 1 to {_LARGEST_RANK}", _PLAIN)
@@ -184,7 +184,7 @@ def _as_float(name: str, tensor: Mapping[str, Any]) -> NDArray[Any]:
 
     kinds = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2"}
     if tensor["dtype"] not in kinds:
-        raise ForeignError(f"{name} has the unsupported element type {tensor['dtype']}", _PLAIN)
+        raise ForeignError(f"{name} has an unsupported element type: {tensor['dtype']}", _PLAIN)
     values = np.frombuffer(tensor["data"], kinds[tensor["dtype"]])
     if tensor["dtype"] == "BF16":  # the upper half of a float32
         values = (values.astype(np.uint32) << 16).view(np.float32)
@@ -225,7 +225,7 @@ def _checked(given: Tensors, spec: AdapterSpec, facts: ModelFacts, factor: float
         module, _, suffix = name.rpartition(".lora_")
         other = {"A": "B", "B": "A"}[suffix[0]]
         if f"{module}.lora_{other}.weight" not in given:
-            raise ForeignError(f"{module} has no factor {other}", _DAMAGED)
+            raise ForeignError(f"{module} has no LoRA factor {other}", _DAMAGED)
         scaled[name] = values * np.float32(factor) if ".lora_B." in name else values
     return scaled
 

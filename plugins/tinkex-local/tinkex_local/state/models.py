@@ -88,7 +88,7 @@ class Registry:
         try:
             str(directory).encode()
         except UnicodeEncodeError as error:
-            raise ModelError(f"the path {directory} is not UTF-8") from error
+            raise ModelError(f"the path {directory} is not valid UTF-8") from error
         read_facts(directory)
         model = LocalModel(name, directory)
         check(model)
@@ -104,7 +104,7 @@ class Registry:
         :raises ModelError: it is not an added model.
         """
         if name in _BUILT_IN:
-            raise ModelError(f"{name!r} comes with the package and cannot be removed")
+            raise ModelError(f"model {name!r} is built in and cannot be removed")
         if not self._store.write("DELETE FROM models WHERE name = ?", name):
             raise ModelError(f"no model named {name!r}")
 
@@ -223,7 +223,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is not readable as JSON") from error
+        raise ModelError(f"cannot read {path} as JSON") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path} does not contain a JSON object")
     return value

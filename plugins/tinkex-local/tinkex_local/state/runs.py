@@ -85,10 +85,10 @@ def lost(service: Service, row: sqlite3.Row) -> str | None:
     if row["holder"] in (None, service.process):
         return None
     last = checkpoints.listing(service, run_id=row["id"], kind=paths.TRAINING, limit=1)
-    advice = f"its last checkpoint is {last[0]['tinker_path']}" if last else "it has no checkpoint"
+    advice = f"the last checkpoint is {last[0]['tinker_path']}" if last else "no checkpoint exists"
     return (
-        f"The model {row['id']!r} was trained by another process of this service. If that process "
-        f"has ended, its unsaved training is lost; {advice}"
+        f"Another process of this service holds the training state of model {row['id']!r}. If "
+        f"that process has ended, the unsaved training is lost; {advice}"
     )
 
 

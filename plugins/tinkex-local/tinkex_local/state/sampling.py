@@ -36,7 +36,9 @@ def create_session(service: Service, body: bodies.CreateSamplingSession) -> dict
                 service, body.session_id, number, body.digest(), *target, body.model_path
             )
         elif earlier != body.digest():
-            raise conflict(f"The sampling session {sampler_id!r} was created by another request")
+            raise conflict(
+                f"The sampling session {sampler_id!r} was already created by another request"
+            )
     return {"type": "create_sampling_session", "sampling_session_id": sampler_id}
 
 
@@ -85,7 +87,7 @@ def submit(service: Service, body: bodies.Sample) -> dict[str, Any]:
         seq = None
         base_model, checkpoint_id = _target(service, body.base_model, body.model_path)
     elif body.seq_id is None:
-        raise bad_request("seq_id is required with a sampling session")
+        raise bad_request("seq_id is required together with sampling_session_id")
     else:
         seq = body.seq_id
         sampler = service.find("sampling session", body.sampling_session_id)
@@ -156,12 +158,12 @@ def _target(
     path = paths.parse(model_path)
     if path.kind == paths.EXTERNAL:
         raise bad_request(
-            f"{path} is an export; sample from a sampler_weights checkpoint of its run"
+            f"{path} is an export; sample from a sampler_weights checkpoint of the same run"
         )
     row = checkpoints.find(service, path)
     run = service.find("training run", path.run_id)
     if base_model not in (None, run["base_model"]):
-        raise bad_request(f"{path} belongs to {run['base_model']}, not to {base_model}")
+        raise bad_request(f"The base model of {path} is {run['base_model']}, not {base_model}")
     return service.model(run["base_model"]).name, row["id"]
 
 
@@ -171,12 +173,12 @@ def _spec(body: bodies.Sample, facts: ModelFacts) -> SampleSpec:
     room = facts.context_length - len(tokens)
     if room < 1:
         raise bad_request(
-            f"The prompt has {len(tokens)} tokens; the context of the model is "
-            f"{facts.context_length}, prompt and completion together"
+            f"The prompt has {len(tokens)} tokens; the model's context length, which includes the "
+            f"completion, is {facts.context_length}"
         )
     if body.prompt_alt_tokens_k or body.target_prompt_logprobs:
         raise bad_request(
-            "This service does not offer prompt_alt_tokens_k and target_prompt_logprobs"
+            "This service does not support prompt_alt_tokens_k or target_prompt_logprobs"
         )
     strings, stop_tokens = _stops(asked.stop)
     scored = body.prompt_logprobs or body.topk_prompt_logprobs
@@ -200,14 +202,16 @@ def _prompt(body: bodies.Sample, facts: ModelFacts) -> tuple[int, ...]:
     tokens: list[int] = []
     for chunk in body.prompt.chunks:
         if chunk.type != "encoded_text" or chunk.tokens is None:
-            raise bad_request(f"This service accepts only encoded_text, not {chunk.type[:40]!r}")
+            raise bad_request(
+                f"This service accepts only encoded_text chunks, not {chunk.type[:40]!r}"
+            )
         tokens += chunk.tokens
     if not tokens:
         raise bad_request("The prompt is empty")
     for token in tokens:
         if token >= facts.vocabulary:
             raise bad_request(
-                f"Token {token} is outside the vocabulary of the model, 0 to {facts.vocabulary - 1}"
+                f"Token {token} is outside the model's vocabulary (0 to {facts.vocabulary - 1})"
             )
     return tuple(tokens)
 

@@ -67,7 +67,7 @@ class Service:
         model = self.models.find(name)
         if model is None:
             known = ", ".join(entry.name for entry in self.models.all())
-            raise bad_request(f"Unknown base model {name!r}; this service has: {known}")
+            raise bad_request(f"Unknown base model {name!r}; available models: {known}")
         return model
 
     def facts(self, name: str) -> ModelFacts:

@@ -47,7 +47,7 @@ def optim_step(service: Service, engines: Engines, body: bodies.OptimStep) -> di
     row = runs.usable_here(service, body.model_id)
     engines.require_trainer(service.model(row["base_model"]))
     if body.adam_params is None:
-        raise bad_request("adam_params is missing; this service has only the optimizer AdamW")
+        raise bad_request("adam_params is missing; this service supports only the AdamW optimizer")
     params = {name: getattr(body.adam_params, name) for name in body.adam_params.__struct_fields__}
     for name, value in params.items():
         if not math.isfinite(value):

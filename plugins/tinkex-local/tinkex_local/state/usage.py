@@ -58,7 +58,7 @@ def events(service: Service, query: dict[str, str]) -> dict[str, Any]:
     if start % _HOUR or end % _HOUR:
         raise bad_request("starting_on and ending_before must be on UTC hour boundaries")
     if not start < end <= start + _WINDOW:
-        raise bad_request("ending_before must be after starting_on, by at most 14 days")
+        raise bad_request("ending_before must be after starting_on and at most 14 days later")
     if start > service.clock():
         raise bad_request("starting_on must not be in the future")
     data = []
@@ -130,5 +130,6 @@ def _moment(query: dict[str, str], name: str) -> float:
         moment = datetime.fromisoformat(query.get(name, ""))
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
-        finding = {"type": "datetime_parsing", "loc": ["query", name], "msg": "not a date and time"}
+        message = "must be an ISO 8601 date and time"
+        finding = {"type": "datetime_parsing", "loc": ["query", name], "msg": message}
         raise Problem(422, [finding]) from None

@@ -179,7 +179,7 @@ def _load_into(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> 
     same = ("base_model", "rank", "target_modules")
     if any(getattr(source, name) != getattr(spec, name) for name in same):
         raise bad_request(
-            f"{path} does not match the model {model_id}: base model, rank and trained modules "
+            f"{path} does not match the model {model_id}: the base model, rank and trained modules "
             "must be the same"
         )
     return _submit(service, "load_weights", body)
@@ -226,7 +226,9 @@ def _source(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> sql
     checkpoints.find(service, path)
     source = service.find("training run", path.run_id)
     if body.base_model not in (None, source["base_model"]):
-        raise bad_request(f"{path} belongs to {source['base_model']}, not to {body.base_model}")
+        raise bad_request(
+            f"The base model of {path} is {source['base_model']}, not {body.base_model}"
+        )
     return source
 
 
@@ -258,7 +260,9 @@ def copy(service: Service, body: bodies.CopyWeights) -> dict[str, Any]:
         a project is given, which this service does not support.
     """
     if body.destination_project_id is not None:
-        raise bad_request("This service has no projects: specify session_id and model_seq_id")
+        raise bad_request(
+            "This service does not support projects; specify session_id and model_seq_id"
+        )
     if body.session_id is None or body.model_seq_id is None:
         raise bad_request("Specify destination_project_id, or session_id and model_seq_id")
     source = paths.parse(body.source_path)

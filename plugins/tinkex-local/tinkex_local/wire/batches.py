@@ -239,14 +239,17 @@ def checked(
     """
     if batch.loss_fn not in losses:
         known = ", ".join(name for name in LOSSES if name in losses)
-        raise bad_request(f"Unknown loss_fn {batch.loss_fn[:100]!r}; this service has: {known}")
+        raise bad_request(
+            f"Unknown loss_fn {batch.loss_fn[:100]!r}; this service supports: {known}"
+        )
     loss = LOSSES[batch.loss_fn]
     config = dict(loss.config)
     for key, value in batch.config.items():
         if key not in config:
             keys = ", ".join(loss.config) or "none"
             raise bad_request(
-                f"Unknown key {key[:100]!r} in loss_fn_config; {batch.loss_fn} has: {keys}"
+                f"Unknown key {key[:100]!r} in loss_fn_config; valid keys for {batch.loss_fn}: "
+                f"{keys}"
             )
         if isinstance(value, str) or not math.isfinite(value):
             raise bad_request(f"loss_fn_config.{key} is not a finite number")
@@ -265,7 +268,8 @@ def _tokens(tokens: NDArray[Any], index: int, facts: ModelFacts) -> NDArray[Any]
         raise bad_request(f"{where} is empty")
     if len(tokens) > facts.context_length:
         raise bad_request(
-            f"{where} has {len(tokens)} tokens; the context of the model is {facts.context_length}"
+            f"{where} has {len(tokens)} tokens; the model's context length is "
+            f"{facts.context_length}"
         )
     _require_tokens(tokens, where, facts)
     return tokens
@@ -280,7 +284,7 @@ def _inputs(batch: Batch, index: int, facts: ModelFacts) -> Iterator[tuple[str, 
     for name in ("target_tokens", *LOSSES[batch.loss_fn].inputs):
         where = _place(index, name)
         if name not in given:
-            raise bad_request(f"{where} is missing; {batch.loss_fn} needs it")
+            raise bad_request(f"{where} is missing; {batch.loss_fn} requires it")
         values = _dense(given[name], where)
         if name == "target_tokens":
             if values.dtype != np.int64:
@@ -344,8 +348,8 @@ def _require_tokens(tokens: NDArray[Any], where: str, facts: ModelFacts) -> None
     if tokens.size and not 0 <= tokens.min() <= tokens.max() < facts.vocabulary:
         wrong = next(int(token) for token in tokens.flat if not 0 <= token < facts.vocabulary)
         raise bad_request(
-            f"Token {wrong} in {where} is outside the vocabulary of the model, "
-            f"0 to {facts.vocabulary - 1}"
+            f"Token {wrong} in {where} is outside the model's vocabulary "
+            f"(0 to {facts.vocabulary - 1})"
         )
 
 
@@ -355,7 +359,7 @@ def _unequal(where: str, values: NDArray[Any], expected: str) -> Problem:
 
 def _only_text(index: int, kind: str) -> Problem:
     where = f"data[{index}].model_input"
-    return bad_request(f"{where}: this service accepts only encoded_text, not {kind[:40]!r}")
+    return bad_request(f"{where}: this service accepts only encoded_text chunks, not {kind[:40]!r}")
 
 
 def _place(index: int, name: str) -> str:

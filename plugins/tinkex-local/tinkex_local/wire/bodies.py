@@ -309,7 +309,8 @@ def _finding(message: str) -> dict[str, Any]:
     text, _, place = message.partition(" - at `$")
     if "matching regex" in text:  # only names have a pattern
         text = (
-            "a name has 1 to 200 letters, digits, '_', '-' and '.', and does not begin with a dot"
+            "a name must consist of 1 to 200 letters, digits, '_', '-' or '.', and must not begin "
+            "with a dot"
         )
     steps = place.rstrip("`").replace("[", ".").replace("]", "").split(".")
     loc = [int(step) if step.isdecimal() else step for step in steps if step]

@@ -86,7 +86,7 @@ def check_scope() -> None:
     :raises Problem: it is neither ``owned`` nor ``accessible``.
     """
     if query_values().get("access_scope", "owned") not in ("owned", "accessible"):
-        message = "neither 'owned' nor 'accessible'"
+        message = "must be 'owned' or 'accessible'"
         raise Problem(422, [{"type": "enum", "loc": ["query", "access_scope"], "msg": message}])
 
 
@@ -169,15 +169,15 @@ def _guarded(handler: Callable[..., Any], home: Path) -> Callable[..., Any]:
         except sqlite3.OperationalError as error:
             # Not logged, because the client, often in this process, reports it.
             return problem(
-                Problem(503, f"The state is currently unavailable: {reason(error, home)}")
+                Problem(503, f"The service state is currently unavailable: {reason(error, home)}")
             )
         except OSError as error:  # files were removed, or the disk failed
-            words = f"Cannot access the files of the state: {error.strerror or error}"
+            words = f"Cannot access the service state: {error.strerror or error}"
             return problem(Problem(500, words))
         except Exception as error:
             if is_damaged(error):
                 again = "run 'tinkex local reset' to start over"
-                return problem(Problem(500, f"The state is damaged ({error}); {again}"))
+                return problem(Problem(500, f"The service state is damaged ({error}); {again}"))
             note_fault(bottle.request.path, error)
             return problem(Problem(500, "Internal error"))
         if result is None:
@@ -207,6 +207,7 @@ def _refuse(refusal: str | None) -> None:
 def _number(name: str, default: int, largest: int) -> int:
     text = query_values().get(name, str(default))
     if not (text.isascii() and text.isdecimal() and len(text) < 17):
-        finding = {"type": "int_parsing", "loc": ["query", name], "msg": "not a whole number >= 0"}
+        message = "must be a whole number >= 0"
+        finding = {"type": "int_parsing", "loc": ["query", name], "msg": message}
         raise Problem(422, [finding])
     return min(int(text), largest)

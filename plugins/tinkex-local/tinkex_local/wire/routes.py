@@ -158,7 +158,9 @@ def _losses(
 ) -> Any:
     encoded = operations.arrays(service, request_id)
     if encoded is None:
-        raise Problem(410, "The result of this request was removed after an hour")
+        raise Problem(
+            410, "The result of this request has expired; the service keeps it for one hour"
+        )
     if protobuf_wanted:
         return raw(encoded, protobuf.CONTENT_TYPE)
     outputs = protobuf.loss_fn_outputs(encoded)
@@ -246,7 +248,7 @@ def _add_addresses(app: Routes, service: Service) -> None:
         checkpoints.find(service, path)
         suffix = query_values().get("format", "tar")
         if suffix not in _FORMATS:
-            raise bad_request(f"Unknown archive format; known: {', '.join(_FORMATS)}")
+            raise bad_request(f"Unknown archive format; valid formats: {', '.join(_FORMATS)}")
         expires = int(service.clock()) + SIGNATURE_LIFETIME
         url = _signed(service, f"{path.run_id}/{path.checkpoint_id}/archive.{suffix}", expires)
         headers = {"Location": url, "Expires": formatdate(expires, usegmt=True)}
