@@ -22,12 +22,12 @@ _NUMBER = r"\d{1,12}(?:\.\d{1,6})?"
 _PART = rf"({_NUMBER})\s*([smhdwy])"
 #: A longer duration could lead to dates that Python does not have.
 _LONGEST = timedelta(days=100 * 365)
-_DURATION_HINT = "Give a number with a unit: 90s, 45m, 12h, 7d, 2w, 1y; or several: 1h30m."
+_DURATION_HINT = "Give a number with a unit (90s, 45m, 12h, 7d, 2w, 1y), or several (1h30m)."
 _MOMENT_HINT = (
-    "Give a date (2026-11-01), a time (2026-11-01T15:30, in UTC unless it has an offset), "
+    "Give a date (2026-11-01), a date and time (2026-11-01T15:30, in UTC unless it has an offset), "
 )
-_PAST_HINT = _MOMENT_HINT + "how long ago (30d, 12h), today, yesterday or now."
-_FUTURE_HINT = _MOMENT_HINT + "or how long from now (3d, 12h)."
+_PAST_HINT = _MOMENT_HINT + "a time before now (30d, 12h), today, yesterday or now."
+_FUTURE_HINT = _MOMENT_HINT + "or a time from now (3d, 12h)."
 
 
 #: A heading in help.
@@ -43,7 +43,7 @@ class HelpRequested(Exception):
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Wrap paragraphs, except those with indented lines, such as examples."""
+    """Wrap paragraphs, except those with indented lines, such as examples; break no option."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         import textwrap
@@ -51,14 +51,19 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         paragraphs = [
             paragraph
             if any(line.startswith(" ") for line in paragraph.splitlines())
-            else textwrap.fill(" ".join(paragraph.split()), width)
+            else textwrap.fill(" ".join(paragraph.split()), width, break_on_hyphens=False)
             for paragraph in textwrap.dedent(text).strip("\n").split("\n\n")
         ]
         return "".join(indent + line for line in "\n\n".join(paragraphs).splitlines(keepends=True))
 
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        import textwrap
+
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
 
 class _StoreOnce(argparse.Action):
-    """A ``store`` action that refuses a second, different value."""
+    """A ``store`` action that rejects a second, different value."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
         if option and parser.seen.setdefault(self.dest, values) != values:
@@ -492,15 +497,20 @@ def parse_duration(text: str, *, bare: str | None = None) -> timedelta:
     """Parse the duration *text*: ``90s``, ``7d``, ``1h30m``, ``1.5d``.
 
     :param bare: unit (``s``, ``m``, ``h``, ``d``, ``w``, ``y``) of a number without one; without
-        *bare*, such a number is refused.
+        *bare*, such a number is rejected.
     :raises UsageError: not a duration, zero, or longer than a hundred years.
     """
     words = text.strip()
     if bare is not None and re.fullmatch(_NUMBER, words, re.ASCII):
         words += bare
     length = _duration(words)
-    if length is None or not timedelta() < length <= _LONGEST:
+    if length is None:
         raise UsageError(f"not a duration: {text[:40]!r}", hint=_DURATION_HINT)
+    if not timedelta() < length <= _LONGEST:
+        raise UsageError(
+            f"the duration {text[:40]!r} is zero or longer than 100 years",
+            hint="For example: 12h or 7d.",
+        )
     return length
 
 
@@ -536,7 +546,7 @@ def _duration(words: str) -> timedelta | None:
         return None
     parts = re.findall(_PART, words, re.ASCII | re.IGNORECASE)
     seconds = sum(float(count) * _UNITS[unit.lower()] for count, unit in parts)
-    # Callers refuse what is too long; a timedelta could not hold it.
+    # Callers reject what is too long; a timedelta could not hold it.
     return timedelta(seconds=min(seconds, _LONGEST.total_seconds() * 2))
 
 

@@ -162,7 +162,7 @@ def test_the_question_names_what_may_be_lost(speak):
     server = tuft()
     line = f"checkpoint delete {server.sampling} --force"
     done = speak(server)(line, stdin="n\n", terminal=True)
-    assert f"{server.sampling}  (1.0 kB, possibly also {server.training})" in done.stderr
+    assert f"{server.sampling}  (1.0 kB, {server.training} may also be deleted)" in done.stderr
     assert left(server) == ALL
 
 
@@ -170,7 +170,8 @@ def test_a_rehearsal_names_what_may_be_lost(speak):
     server = tuft()
     done = speak(server)(f"checkpoint delete {server.sampling} --force --dry-run")
     assert done.stdout == f"Would delete {server.sampling}\n"
-    lost = f"Warning: deleting {server.sampling} may also delete {server.training}\n"
+    lost = f"Warning: deleting {server.sampling} may also delete {server.training}, because "
+    lost += "this server does not distinguish checkpoints with the same name\n"
     assert (done.exit_code, lost in done.stderr) == (0, True)
 
 

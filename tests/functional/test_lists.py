@@ -89,7 +89,10 @@ def test_an_odd_row_is_shown_as_it_came_and_counted(odd):
     record = ODD[odd]
     shown = (record.get("tinker_path") or record["checkpoint_id"]) if odd != "number" else "'3'"
     assert sorted(done.stdout.split()) == sorted(["tinker://r/weights/1", known.stdout[:-1], shown])
-    assert "1 row of an unknown type is shown as received." in done.stderr
+    assert (
+        "1 of the checkpoints has missing or unknown values and is shown as received."
+        in done.stderr
+    )
 
 
 @pytest.mark.parametrize("odd", ODD)
@@ -147,7 +150,7 @@ def test_an_odd_last_checkpoint_does_not_fail_the_list_of_runs():
         done = tinkex("run list -f value -c training_run_id -c last_checkpoint")
     paths = ["a tinker://a/weights/1", "b xorl://b/weights/1", "c null", "d null", " null"]
     assert done.stdout.splitlines() == paths
-    assert "3 rows of unknown types are shown as received" in done.stderr
+    assert "3 of the runs have missing or unknown values and are shown as received" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["training_runs", "checkpoints"])

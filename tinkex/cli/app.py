@@ -325,7 +325,10 @@ class TinkexApp(cliff.app.App):
             "The request was not sent. Later requests depend on its response and are not shown."
         )
         if not self.settings.needs_api_key:
-            self.status(f"curl cannot use the HTTP pool {self.settings.http_pool}.")
+            self.status(
+                "The curl command does not work, because only tinkex can use the HTTP pool "
+                f"{self.settings.http_pool}."
+            )
         return EXIT_OK
 
     def interact(self) -> int:  # type: ignore[override]
@@ -411,7 +414,8 @@ class TinkexApp(cliff.app.App):
             known.hint = self._settings.address_warning() or known.hint
         if known.hint is None and known.category == "server":
             known.hint = (
-                "Try again later. If the error persists, report it with the time and request id."
+                "Try again later. If the error persists, report it to the service operator with "
+                "the time and the request id."
             )
         elif known.hint is None:
             name = getattr(self.command, "cmd_name", None)

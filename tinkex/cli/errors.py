@@ -20,11 +20,10 @@ def _hint_for_resource(error: exceptions.APIError) -> str | None:
 
 
 def _hint_for_key(error: exceptions.Unauthorized) -> str:
-    origin = f"The key comes from {error.key_origin}. " if error.key_origin else ""
-    return (
-        f"{origin}Check it with 'tinkex config show', or set another key with --api-key or "
-        "TINKER_API_KEY."
+    what = (
+        f"The key comes from {error.key_origin}. Check it" if error.key_origin else "Check the key"
     )
+    return f"{what} with 'tinkex config show', or set another key with --api-key or TINKER_API_KEY."
 
 
 #: Class of an error → hint, or a function that returns one; the most specific class counts.
@@ -64,8 +63,9 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
         _hint_for_resource(error) or "See 'tinkex checkpoint list' or 'tinkex run list'."
     ),
     exceptions.NotOffered: "Check which server is configured: tinkex config show.",
-    exceptions.LogprobsUnavailable: "Omit the option, or use a server that returns logprobs.",
-    exceptions.Conflict: "Check the current state with 'tinkex checkpoint info'.",
+    exceptions.LogprobsUnavailable: "Omit --logprobs, --top-logprobs and --prompt-logprobs, "
+    "or use a server that returns logprobs.",
+    exceptions.Conflict: "Check the current state with 'tinkex checkpoint info PATH'.",
     exceptions.RateLimited: "Wait a while, or send fewer concurrent requests.",
 }
 
@@ -199,7 +199,7 @@ def hint_for(error: TinkexError) -> str | None:
 
 
 def is_unloaded(error: TinkexError) -> bool:
-    """Return whether the server refuses to sample an unloaded run, as SkyRL does."""
+    """Return whether the server rejected a request to sample an unloaded run, as SkyRL does."""
     return re.search(r"\bmodel [^\s/]+ (is )?not loaded", error.message, re.I) is not None
 
 

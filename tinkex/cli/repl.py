@@ -46,6 +46,13 @@ _PIECE = re.compile(
       | \\(?P<escaped>.?) | (?P<plain>[^'"\\]+)""",
     re.VERBOSE | re.DOTALL,
 )
+#: Hint about an operator that may be part of a prompt.
+_AS_TEXT = "Put text that contains '|' or '>' in quotes."
+#: Quote that is left open → hint.
+_QUOTES = {
+    "'": """Put text that contains an apostrophe in double quotes: "don't".""",
+    '"': """Put text that contains a double quote in single quotes: 'say "hi"'.""",
+}
 
 
 class Token(NamedTuple):
@@ -107,41 +114,43 @@ def parse(text: str) -> Line:
     tokens = tokenize(text)
     for token in tokens:
         if token.quote:
-            raise _unreadable("missing closing quote", text)
+            raise _unreadable("missing closing quote", text, _QUOTES[token.quote])
         if not token.is_operator:
             words.append(token.text)
         elif token.text == "|":
             command = text[token.end :].strip()
             if not words or not command or command[0] in "|&":
-                raise _unreadable("'|' must be between a tinkex command and a system command", text)
+                why = "'|' must be between a tinkex command and a system command"
+                raise _unreadable(why, text, f"For example: run list | head. {_AS_TEXT}")
             if target is not None:
-                raise _unreadable("the output can go to a file or to a pipe, not both", text)
+                why = "the output can go to a file or to a pipe, not both"
+                raise _unreadable(why, text, f"For both: run list | tee FILE. {_AS_TEXT}")
             return Line(words, pipe=command)
         elif target is not None:
             raise _unreadable("the output can go to one file only", text)
         else:
             target, append = _target(text, token, next(tokens, None)), token.text == ">>"
     if target is not None and not words:
-        raise _unreadable("there is no command before '>'", text)
+        hint = "For example: run list > runs.txt"
+        raise _unreadable("there is no command before '>'", text, hint)
     return Line(words, target, append)
 
 
 def _target(text: str, operator: Token, name: Token | None) -> str:
     if re.search(r"(^|\s)\d+\Z", text[: operator.start]):
-        raise _unreadable("only standard output can be redirected", text)
+        hint = "To save the log, use --log-file. After an argument, put a space before '>'."
+        raise _unreadable("only standard output can be redirected", text, hint)
     if name and name.quote:
-        raise _unreadable("missing closing quote", text)
+        raise _unreadable("missing closing quote", text, _QUOTES[name.quote])
     if not name or name.is_operator or not name.text or text[name.start] == "&":
-        raise _unreadable(f"'{operator.text}' requires a file name", text)
+        hint = f"For example: run list {operator.text} runs.txt. {_AS_TEXT}"
+        raise _unreadable(f"'{operator.text}' requires a file name", text, hint)
     return name.text
 
 
-def _unreadable(why: str, text: str) -> UsageError:
-    return UsageError(
-        f"Cannot parse the line: {why}: {text.strip()[:200]}",
-        hint="Put single quotes around text that contains quotes, '|' or '>'.",
-        whole_line=True,
-    )
+def _unreadable(why: str, text: str, hint: str = _AS_TEXT) -> UsageError:
+    message = f"Cannot parse the line: {why}: {text.strip()[:200]}"
+    return UsageError(message, hint=hint, whole_line=True)
 
 
 def continuation(text: str) -> str:

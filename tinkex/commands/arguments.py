@@ -320,8 +320,10 @@ def list_rows(
             latest.append(name(item))
         yield row(item)
     if odd:
-        rows = "1 row of an unknown type is" if odd == 1 else f"{odd} rows of unknown types are"
-        command.status(f"{rows} shown as received.")
+        have, are = ("has", "is") if odd == 1 else ("have", "are")
+        command.status(
+            f"{odd} of the {things} {have} missing or unknown values and {are} shown as received."
+        )
     print_rest(command, found, things)
     command.app.remember(things, latest, whole=whole and holds_all(found))
 
@@ -387,7 +389,7 @@ def add_unload(parser: argparse.ArgumentParser) -> None:
         "--unload",
         action="store_true",
         help="unload the new training run afterwards, to free a slot on a server that limits "
-        "training runs; SkyRL then refuses to sample from the run, and TuFT deletes it",
+        "training runs; after that, SkyRL cannot sample from the run, and TuFT deletes it",
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import shlex
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -134,8 +135,10 @@ class LoginAuth(ShowOne):
                 key = replace(key, is_default=False)
             else:
                 self.status(
-                    "The official command line sends the key to any server. To prevent that: "
-                    f"tinkex profile add NAME --base-url {key.base_url}"
+                    "The official command line sends the key to any server. To keep the key in a "
+                    f"profile instead: tinkex auth logout {shlex.quote(key.name or key.key_id)} && "
+                    f"tinkex profile add NAME --base-url {key.base_url} && "
+                    "tinkex --profile NAME auth login"
                 )
         store.add(key)
 

@@ -218,7 +218,10 @@ class PromptSource:
             digest.update(line)
             where = f"{self._name}, {self._item} {number}"
             if len(line) == MAX_INPUT and not line.endswith(b"\n"):
-                raise LocalError(f"{where} is longer than {MAX_INPUT} bytes")
+                raise LocalError(
+                    f"{where} is longer than {MAX_INPUT} bytes",
+                    hint=f"Shorten this {self._item}, or split the prompts into several files.",
+                )
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if line.strip():
@@ -230,7 +233,10 @@ class PromptSource:
         self._file.seek(0)
         content = self._file.read(MAX_INPUT + 1)
         if len(content) > MAX_INPUT:
-            raise LocalError(f"{self._name} is longer than {MAX_INPUT} bytes")
+            raise LocalError(
+                f"{self._name} is longer than {MAX_INPUT} bytes",
+                hint="Split the file into several prompts, one JSON object per line.",
+            )
         digest.update(content)
         yield self._name, self._name, content.removeprefix(codecs.BOM_UTF8)
 
@@ -339,7 +345,7 @@ def _array_as_lines(name: str, file: IO[bytes]) -> IO[bytes]:
         file.seek(0)
         content = file.read(MAX_INPUT + 1)
     if len(content) > MAX_INPUT:
-        hint = "Write one JSON object per line: jq -c '.[]'"
+        hint = "Convert it to one JSON object per line: jq -c '.[]' FILE > FILE.jsonl"
         raise LocalError(f"{name} is longer than {MAX_INPUT} bytes", hint=hint)
     try:
         rows = json.loads(content)
@@ -378,7 +384,7 @@ def _checked_prompt(kind: str, value: Any) -> Any:
             return value
         why = why_not_token_ids(value) if value else f"it is {brief_json(value)}"
         if why:
-            raise UsageError(f"'tokens' must be a list of token ids from 0 to 2147483647: {why}")
+            raise UsageError(f"'tokens' must be an array of token ids from 0 to 2147483647: {why}")
     else:
         from tinkex.api.sampling.chat import text_messages
 

@@ -94,8 +94,8 @@ class UsageBilling(_CsvLister):
             dest="since",
             metavar="<when>",
             type=moment,
-            help="start of the period: an age (30d, 12h), a date, a time or 'yesterday' "
-            "(default: 7d)",
+            help="start of the period: a time before now (30d, 12h), a date (2026-11-01), a date "
+            "and time (2026-11-01T15:30) or 'yesterday' (default: 7d)",
         )
         parser.add_argument(
             "--to",
@@ -107,19 +107,20 @@ class UsageBilling(_CsvLister):
             "--by",
             choices=_DIMENSIONS,
             default="day",
-            help="dimension to aggregate by; 'event' shows every row that the service returns "
+            help="dimension to aggregate by; 'event' shows each usage event by itself "
             "(default: day)",
         )
         parser.add_argument(
             "--csv",
             metavar="<file>",
-            help="also write every row that the service returns to this CSV file, or - for "
-            "standard output",
+            help="also write every usage event to this CSV file; - writes the CSV to standard "
+            "output instead of the table",
         )
         parser.add_argument(
             "--sessions-csv",
             metavar="<file>",
-            help="also write session metadata to this CSV file, for joining on session_id",
+            help="also write session metadata to this CSV file, for joining on session_id; - is as "
+            "for --csv",
         )
         parser.add_argument(
             "--budget",
@@ -201,8 +202,8 @@ class CheckpointStorageBilling(_CsvLister):
         parser.add_argument(
             "--csv",
             metavar="<file>",
-            help="also write every row that the service returns to this CSV file, or - for "
-            "standard output",
+            help="also write the data to this CSV file; - writes the CSV to standard output "
+            "instead of the table",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -246,8 +247,8 @@ class EstimateBilling(ShowOne):
         parser.add_argument(
             "data",
             metavar="<file>",
-            help="training data: JSONL or a JSON array of messages, completions or text; - is "
-            "standard input",
+            help='training data, as JSONL or a JSON array; each row is {"messages": ...}, '
+            '{"prompt": ..., "completion": ...} or {"text": ...}; - is standard input',
         )
         parser.add_argument(
             "--base-model", metavar="<id>", required=True, help="base model to train"
@@ -293,7 +294,9 @@ class EstimateBilling(ShowOne):
         rate = prices.train if prices else None
         total = (tokens - examples) * epochs  # the last token of an example is not an input
         if prices and rate is None:
-            self.app.warn(f"{parsed_args.prices} has no price for training {model}")
+            self.app.warn(
+                f"{parsed_args.prices} has no price for training {model}, so no cost is shown"
+            )
         counts = (model, rows, examples, tokens, trained, epochs, total)
         price, date = cost(total, rate), prices and prices.date
         self.result = dict(zip(self.column_names, (*counts, rate, price, date), strict=True))
@@ -363,7 +366,8 @@ def _total(usage: Usage) -> str:
     if usage.cost_data_through:
         parts.append(f"Costs before {iso(usage.cost_data_through)} are based on invoice prices.")
     if usage.unpriced:
-        parts.append(f"{usage.unpriced} rows have no price yet, so the total will rise.")
+        what = "1 event has" if usage.unpriced == 1 else f"{usage.unpriced} events have"
+        parts.append(f"{what} no price yet, so the total will rise.")
     return " ".join(parts)
 
 

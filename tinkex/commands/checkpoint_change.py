@@ -90,7 +90,7 @@ class BulkChange(Lister):
         if not going:
             return
         lines = [
-            f"  {path}{_note(found.get(path), changes.twins(path))}"
+            f"  {path}{self._note(found.get(path), changes.twins(path))}"
             for path in going[:_PATHS_SHOWN]
         ]
         if len(going) > _PATHS_SHOWN:
@@ -99,6 +99,14 @@ class BulkChange(Lister):
         rows = [found[path] for path in going if path in found]
         what = summary(rows) if complete else f"{len(going)} checkpoint(s)"
         self.confirm("\n".join([words[0], *lines, words[1].format(what)]))
+
+    def _note(self, checkpoint: Checkpoint | None, twins: Sequence[str]) -> str:
+        """Return the note after a path in a prompt; its change may also change *twins*."""
+        words = [f"{a_few(twins)} may also be {self.done}"] if twins else []
+        if checkpoint is not None:
+            size = Size(checkpoint.size_bytes).human_readable()
+            words = [size, *(["published"] if checkpoint.public else []), *words]
+        return f"  ({', '.join(filter(None, words))})" if any(words) else ""
 
     def change(self, paths: Sequence[str], change: Change, row: Row) -> Iterable[tuple[Any, ...]]:
         """Change *paths* concurrently and return their rows, in order.
@@ -326,8 +334,8 @@ class CopyCheckpoint(ShowOne):
             "--project-id",
             metavar="<id>",
             type=non_empty,
-            help="project for the copy (default: the configured project, if any; otherwise a new "
-            "training run)",
+            help="project for the copy (default: the configured project); without a project, the "
+            "copy belongs to a new training run",
         )
         parser.add_argument(
             "--ttl",
@@ -351,7 +359,7 @@ class CopyCheckpoint(ShowOne):
         if parsed_args.unload and project_id:
             raise UsageError(
                 f"--unload cannot be used for a copy in a project ({project_id})",
-                hint="Use either --unload or a project.",
+                hint="Omit --unload. A copy in a project does not create a training run.",
             )
         source = checkpoint_path(self, parsed_args.tinker_path)
         self.result = copied = self.client.checkpoints.copy(
@@ -380,7 +388,9 @@ class CopyCheckpoint(ShowOne):
                 hint=f"Use --source-api-key @FILE, or set {TOKEN_VARIABLE}.",
             )
         if argument == "-" and self.app.option("api_key") == "-":
-            raise UsageError("only one key can be read from standard input")
+            raise UsageError(
+                "only one key can be read from standard input", hint="Use @FILE for the other key."
+            )
         return read_argument(argument, self.app.stdin)
 
 
@@ -407,15 +417,6 @@ def _ttl_seconds(span: timedelta) -> int:
             hint="Specify a number of seconds, or a time with a unit, such as 12h, 7d or 1y.",
         )
     return seconds
-
-
-def _note(checkpoint: Checkpoint | None, twins: Sequence[str]) -> str:
-    """Return the note after a path in a prompt; its change may also change *twins*."""
-    words = [f"possibly also {a_few(twins)}"] if twins else []
-    if checkpoint is not None:
-        size = Size(checkpoint.size_bytes).human_readable()
-        words = [size, *(["published"] if checkpoint.public else []), *words]
-    return f"  ({', '.join(filter(None, words))})" if any(words) else ""
 
 
 def summary(checkpoints: Iterable[Checkpoint]) -> str:

@@ -43,7 +43,10 @@ class _Deletion(BulkChange):
         refused = {path: error for path in paths if (error := changes.refusal(path))}
         for path in paths:
             if path not in refused and (twins := changes.twins(path)):
-                self.app.warn(f"deleting {path} may also delete {a_few(twins)}")
+                self.app.warn(
+                    f"deleting {path} may also delete {a_few(twins)}, because this server does not "
+                    "distinguish checkpoints with the same name"
+                )
         self._tried, self._failures = len(paths) if refused else 0, refused
         return refused
 

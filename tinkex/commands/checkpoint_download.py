@@ -14,7 +14,14 @@ from tinkex.cli.errors import hint_for
 from tinkex.columns import Size, Structure, plain_text
 from tinkex.commands import arguments
 from tinkex.commands.base import Lister
-from tinkex.exceptions import Terminated, TinkexError, UsageError, a_few
+from tinkex.exceptions import (
+    TargetExists,
+    TargetInUse,
+    Terminated,
+    TinkexError,
+    UsageError,
+    a_few,
+)
 from tinkex.options import interval
 
 if TYPE_CHECKING:
@@ -71,10 +78,14 @@ class _Fetching(Lister):
         if self._failures:
             raise TinkexError(
                 f"{len(self._failures)} of {self._tried} checkpoints could not be downloaded",
-                hint=hint_for(self._failures[0]),
+                hint=self.hint(self._failures[0]),
                 category=self._failures[0].category,
             )
         return 0
+
+    def hint(self, error: TinkexError) -> str | None:
+        """Return the hint for *error*, which a download raised."""
+        return hint_for(error)
 
     def rows(
         self, results: Iterable[DownloadResult], root: Path, *, every: bool = True
@@ -166,7 +177,8 @@ class DownloadCheckpoint(_Fetching):
         target, run_id = user_path(parsed_args.output), parsed_args.run_id
         if parsed_args.checkpoint_type and not run_id:
             raise UsageError(
-                "--type requires --run-id", hint="Omit --type. The path already contains the type."
+                "--type requires --run-id",
+                hint="Add --run-id to select from the checkpoints of a run, or omit --type.",
             )
         if not parsed_args.tinker_paths and not run_id:
             raise UsageError(
@@ -182,7 +194,11 @@ class DownloadCheckpoint(_Fetching):
             known = self.client.checkpoints.known(found)
             paths = paths + [checkpoint.tinker_path for checkpoint in known]
             if not paths:
-                raise UsageError(f"the run {run_id} has no matching checkpoints")
+                what = f"checkpoints of type {kind}" if kind else "checkpoints"
+                raise UsageError(
+                    f"the run {run_id} has no {what}",
+                    hint=f"See: tinkex checkpoint list --run-id {shlex.quote(run_id)}",
+                )
         self.result = []
         results = self.client.checkpoints.download_all(
             paths,
@@ -254,6 +270,13 @@ class SyncCheckpoint(_Fetching):
         if parsed_args.watch:
             return self.column_names, self._watch(parsed_args, results)
         return self.column_names, self.rows(results, self._target)
+
+    def hint(self, error: TinkexError) -> str | None:
+        if isinstance(error, TargetExists):  # there is no --force
+            return "Move the existing files to another directory, or sync to another directory."
+        if isinstance(error, TargetInUse):
+            return "Wait until it finishes, or sync to another directory."
+        return super().hint(error)
 
     def _poll(self, parsed_args: argparse.Namespace) -> Iterator[DownloadResult]:
         kind = arguments.checkpoint_type(parsed_args)
@@ -347,9 +370,12 @@ class VerifyCheckpoint(Lister):
         if bad:
             invalid = {file.status == "invalid" for file in bad}
             ways = [text for is_invalid, text in _WAYS.items() if is_invalid in invalid]
+            extra = {file.status == "extra" for file in bad}
+            hints = {False: "Download the checkpoint again with --force."}
+            hints[True] = "Remove the extra files, or omit --strict."
             raise TinkexError(
                 f"{len(bad)} of {len(self.result)} files {' or '.join(ways)}",
-                hint="Download the checkpoint again with --force.",
+                hint=" ".join(hints[is_extra] for is_extra in sorted(extra)),
             )
         self.status(f"{len(self.result)} files verified.")
         return 0

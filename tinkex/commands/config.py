@@ -236,6 +236,6 @@ def checked_value(name: str, text: str, stdin: Any) -> Any:
         )
     if name == "format" and not Formatters.known(value):
         raise UsageError(
-            f"no format named {value!r}", hint="To see the formats: tinkex help config show"
+            f"no format named {value!r}", hint="To see the formats: tinkex help options"
         )
     return value

@@ -35,6 +35,7 @@ _COLOURS = {"ok": 32, "warning": 33, "fail": 31, "absent": 2, "skipped": 2}
 _TIMEOUT = 15.0
 #: Bytes of free space below which a disk gets a warning.
 _LOW_SPACE = 1_000_000_000
+_MOVE_CACHE = "set XDG_CACHE_HOME to another directory"
 _AGAIN = "Try again later. If the problem persists, contact the service operator."
 #: Checks that need settings.
 _NETWORK = ("proxy", "dns", "tls", "service", "access", "endpoints")
@@ -145,7 +146,7 @@ def _run(name: str, check: Check, timeout: float) -> list[CheckResult]:
         return [_failed(name, error)]
     except Exception as error:
         detail = f"the check itself failed: {type(error).__name__}: {error}"
-        return [_result(name, "fail", detail, "Run again with --debug, and report the output.")]
+        return [_result(name, "fail", detail, "Report this bug to the maintainers.")]
 
 
 def _result(check: str, status: Status, detail: str, hint: str | None = None) -> CheckResult:
@@ -242,26 +243,26 @@ def _hub() -> list[CheckResult]:
 def _disk() -> list[CheckResult]:
     found = []
     for name, place, hint in (
-        ("disk here", Path.cwd, "Change to another directory with cd."),
-        ("disk for temporary files", tempfile.gettempdir, "Set TMPDIR to another directory."),
-        ("disk for the cache", partial(xdg_directory, "cache"), ""),
+        ("disk here", Path.cwd, "change to another directory with cd"),
+        ("disk for temporary files", tempfile.gettempdir, "set TMPDIR to another directory"),
+        ("disk for the cache", partial(xdg_directory, "cache"), _MOVE_CACHE),
     ):
         try:
-            found.append(_space(name, Path(place())))
+            found.append(_space(name, Path(place()), hint))
         except OSError as error:  # gettempdir() says itself that no directory is writable
             gone = name == "disk here" and isinstance(error, FileNotFoundError)
             problem = "the current directory no longer exists" if gone else str(error.strerror)
-            found.append(_result(name, "warning", problem, hint))
+            found.append(_result(name, "warning", problem, f"{hint[0].upper()}{hint[1:]}."))
     return found
 
 
-def _space(name: str, path: Path) -> CheckResult:
+def _space(name: str, path: Path, otherwise: str) -> CheckResult:
     existing = next((p for p in (path, *path.parents) if p.exists()), Path("/"))
     free = shutil.disk_usage(existing).free
     detail = f"{Size(free).human_readable()} free in {existing}"
     if not os.access(existing, os.W_OK):
-        return _result(name, "warning", f"{existing} is not writable", "Use another directory.")
+        hint = f"Check the permissions, or {otherwise}."
+        return _result(name, "warning", f"{existing} is not writable", hint)
     if free < _LOW_SPACE:
-        hint = "Free some disk space, or choose another directory with --output."
-        return _result(name, "warning", detail, hint)
+        return _result(name, "warning", detail, f"Free some disk space, or {otherwise}.")
     return _result(name, "ok", detail)

@@ -97,6 +97,13 @@ def _from_json(values: dict[str, Any], path_key: str) -> ModelPath:
 def _checked(model: ModelPath, text: str) -> ModelPath:
     if model.tinker_path or model.base_model:
         return model
+    path = user_path(text)
+    if not (path if path.is_dir() else path.parent).joinpath(ADAPTER_CONFIG).is_file():
+        raise UsageError(
+            f"{text} contains neither a checkpoint path nor a base model",
+            hint="Specify a file written by 'tinkex checkpoint --output', or a directory that "
+            f"contains {ADAPTER_CONFIG}.",
+        )
     raise UsageError(
         f"{text} does not specify its base model",
         hint=f"Add base_model_name_or_path to {ADAPTER_CONFIG}, or use --base-model.",
@@ -147,7 +154,7 @@ def read_prompt(text: str | None, file: str | None, stdin: TextIO | None = None)
 
 
 def read_messages(file: str, stdin: TextIO | None = None) -> list[dict[str, Any]]:
-    """Return the messages in *file*: a JSON list, or an object with the member ``messages``.
+    """Return the messages in *file*: a JSON array, or an object with the member ``messages``.
 
     :raises UsageError: it contains something else.
     :raises LocalError: the file cannot be read, or is not UTF-8.
@@ -165,7 +172,7 @@ def read_messages(file: str, stdin: TextIO | None = None) -> list[dict[str, Any]
         ) from error
     except (ValueError, RecursionError) as error:
         many = ". To sample from several conversations: tinkex run batch"
-        raise UsageError(f"{where} is not a JSON list of messages", hint=hint + many) from error
+        raise UsageError(f"{where} is not a JSON array of messages", hint=hint + many) from error
     if isinstance(value, dict):
         value = value.get("messages")
     try:

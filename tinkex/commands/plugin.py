@@ -1,4 +1,4 @@
-"""List plugins, show what each one adds, and create a plugin skeleton.
+"""List plugins, show what a plugin adds to tinkex, and create a plugin skeleton.
 
 The files of the skeleton are package data (``templates/plugin``), with placeholders
 such as ``${name}``.
@@ -39,7 +39,7 @@ _FORMATS = (plugins.LIST_FORMATTERS, plugins.SHOW_FORMATTERS)
 
 
 class ListPlugin(Lister):
-    """List plugins with what each one adds and any errors."""
+    """List plugins, what they add to tinkex, and any errors."""
 
     tolerates_bad_settings = True  # a plugin may be the reason
     column_names = ("distribution", "version", "adds", "error")

@@ -208,7 +208,7 @@ class RemoveProfile(_OneProfile):
         if name == active and not parsed_args.force:
             raise UsageError(
                 f"cannot remove the active profile {name!r}",
-                hint="Switch to another profile, or add --force.",
+                hint="Switch to another profile with 'tinkex profile use', or add --force.",
             )
         has_key = any(profiles[name].get(key) for key in CREDENTIAL)
         with_key = " and the API key in it" if has_key else ""
@@ -245,5 +245,8 @@ def _all() -> dict[str, Mapping[str, Any]]:
     found = file.plugin_profiles() | file.profiles_in(file.read(file.config_path()))
     for name, values in found.items():
         if not isinstance(values or {}, Mapping):
-            raise SettingsError(f"profile {name!r} in the configuration file is not a mapping")
+            raise SettingsError(
+                f"profile {name!r} in the configuration file is not a mapping",
+                hint=f"Write its settings as 'name: value' lines in {file.config_path()}.",
+            )
     return {name: found[name] or {} for name in sorted(found)}

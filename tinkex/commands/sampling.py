@@ -45,7 +45,7 @@ _SAMPLING_OPTIONS = (
     ("seed", "<int>", integer(0), None, "seed for reproducible samples (default: random)"),
     (
         *("tokenizer", "<name>", str, None),
-        "model name or local directory to load the tokenizer from (default: base model)",
+        "model name or local directory of the tokenizer (default: the base model's)",
     ),
 )
 

@@ -32,6 +32,11 @@ class _TokensLister(Lister):
 
     #: Whether text is expected; if so, text that looks like token ids is reported.
     reads_text: ClassVar[bool] = True
+    #: Help of the argument.
+    about_prompts: ClassVar[str] = (
+        "text file (one prompt), JSONL file or JSON array (one prompt per item), or directory "
+        "(one prompt per file); - is standard input"
+    )
 
     @property
     def formatter_default(self) -> str:
@@ -41,14 +46,13 @@ class _TokensLister(Lister):
         parser.add_argument(
             "prompts",
             metavar="<prompts>",
-            help="text file (one prompt), JSONL file or JSON array (one prompt per item), or "
-            "directory (one prompt per file); - is standard input",
+            help=self.about_prompts,
         )
         parser.add_argument(
             "--base-model",
             metavar="<id>",
             required=True,
-            help="base model that the tokenizer belongs to, or local directory with its files",
+            help="base model that the tokenizer belongs to, or local directory of the tokenizer",
         )
         parser.add_argument(
             "--input-format",
@@ -146,6 +150,7 @@ class DecodeTokens(_TokensLister):
         "spaces or commas. The output includes special tokens. An unknown id is an error."
     )
     reads_text = False
+    about_prompts = "file with token ids, or directory of such files; - is standard input"
     column_names = ("id", "text")
     examples = (
         "tinkex tokens decode ids.json --base-model Qwen/Qwen3-8B",
@@ -172,7 +177,7 @@ def _token_ids(row: PromptRow, tokenizer: Tokenizer) -> list[int]:
 
     tokens = prompt_in(row.prompt) if isinstance(row.prompt, str) else row.prompt
     if isinstance(tokens, str) and _NUMBERS.fullmatch(tokens):
-        # Python refuses to convert thousands of digits; ten are already out of range.
+        # Python cannot convert thousands of digits; ten are already out of range.
         tokens = [int(number[:12]) for number in re.findall(r"\d+", tokens)]
     if why := why_not_token_ids(tokens):
         raise UsageError(

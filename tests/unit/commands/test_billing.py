@@ -52,7 +52,7 @@ def test_total_and_what_it_rests_on(server):
     assert done.stderr == (
         "Total: $61.20 from 2026-11-01T00:00:00Z to 2026-11-03T00:00:00Z. "
         "Costs before 2026-11-02T00:00:00Z are based on invoice prices. "
-        "1 rows have no price yet, so the total will rise.\n"
+        "1 event has no price yet, so the total will rise.\n"
     )
 
 
