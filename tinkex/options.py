@@ -509,7 +509,7 @@ def parse_duration(text: str, *, bare: str | None = None) -> timedelta:
     if not timedelta() < length <= _LONGEST:
         raise UsageError(
             f"the duration {text[:40]!r} is zero or longer than 100 years",
-            hint="For example: 12h or 7d.",
+            hint="Specify a duration such as 12h or 7d.",
         )
     return length
 

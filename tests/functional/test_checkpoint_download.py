@@ -384,7 +384,8 @@ def test_verify(tinkex, download, target):
     tinkex(*download("tar"))
     (target / "mine").write_text("mine")
     assert f"extra\t{target / 'mine'}" in tinkex(f"checkpoint verify {target}").stdout
-    tinkex(f"checkpoint verify {target} --strict", code=1)
+    done = tinkex(f"checkpoint verify {target} --strict", code=1)
+    assert done.stderr.endswith("Hint: Remove the extra files, or omit --strict.\n")
     with (target / LARGE).open("r+b") as file:
         file.seek(1000)
         file.write(b"!")

@@ -80,7 +80,7 @@ def test_a_duration_ahead_is_from_now_on(text: str):
     assert parse_moment(text, NOW, ahead=True) == NOW + timedelta(days=3)
     with pytest.raises(UsageError) as caught:
         parse_moment("3d ago", NOW, ahead=True)
-    assert "how long from now (3d, 12h)" in (caught.value.hint or "")
+    assert "a time from now (3d, 12h)" in (caught.value.hint or "")
 
 
 def test_today_is_the_day_in_utc():

@@ -91,6 +91,7 @@ FOREIGN = (
     ("--version", "-V"),
     ("--insecure", "-k --no-verify"),
     ("--limit", "-n"),
+    ("--prompt", "-p"),
     ("--limit 0", "--all"),
     ("--base-url", "--endpoint --host --server"),
     ("--api-key", "--token"),

@@ -258,7 +258,8 @@ class PromptSource:
         if len(given) != 1:
             found = " and ".join(map(repr, given)) or "none"
             raise UsageError(
-                f"expected exactly one of 'prompt', 'tokens' and 'messages', but found {found}"
+                f"expected exactly one of 'prompt', 'tokens' and 'messages', but found {found}",
+                hint='For example: {"prompt": "Once upon a time"}',
             )
         prompt = self._as_chat(_checked_prompt(given[0], row[given[0]]))
         changes = {name: row[name] for name in _OVERRIDES if name in row and row[name] is not None}

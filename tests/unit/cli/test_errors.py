@@ -255,7 +255,7 @@ def about(error: APIError, **facts: str) -> APIError:
         (exceptions.Unreachable("x"), "Check the base URL: tinkex config show."),
         (exceptions.ConnectionFailed("x"), None),
         (exceptions.Redirected("x", location="https://y"), "Set --base-url to https://y"),
-        (Unauthorized("x", status=401), "Check it with 'tinkex"),
+        (Unauthorized("x", status=401), "Check the key with 'tinkex"),
         (about(Unauthorized("x", status=401), key_origin="A"), "The key comes from A. Check it"),
         (about(BadRequest("x", status=400), resource="model"), "See 'tinkex model list'."),
         (

@@ -97,6 +97,22 @@ def test_lines_that_cannot_be_read(text):
 
 
 @pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("run --prompt don't", 'an apostrophe in double quotes: "don\'t"'),
+        ('run --prompt 7" wide', "a double quote in single quotes"),
+        ("run list > 'runs", "an apostrophe in double quotes"),
+        ("run list |", "For example: run list | head"),
+        ("run list 2> log", "use --log-file"),
+    ],
+)
+def test_the_hint_for_a_line_works_when_followed(text, hint):
+    with pytest.raises(UsageError) as caught:
+        parse(text)
+    assert hint in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
     ("text", "words", "current", "start", "after"),
     [
         ("", [], "", 0, ""),

@@ -157,6 +157,14 @@ def test_directories_without_a_model(tmp_path, config, error, message):
         read_model_path(str(tmp_path if config is not None else tmp_path / "none"))
 
 
+@pytest.mark.parametrize("name", ["", "notes.json"])
+def test_a_path_that_is_no_model_is_not_taken_for_an_adapter(tmp_path, name):
+    (tmp_path / "notes.json").write_text("{}")
+    with pytest.raises(UsageError, match="neither a checkpoint path nor a base model") as caught:
+        read_model_path(str(tmp_path / name))
+    assert "base_model_name_or_path" not in str(caught.value.hint)
+
+
 @pytest.mark.parametrize("name", ["an export", "an export/adapter_config.json"])
 def test_an_adapter_without_a_checkpoint_can_be_added_to_the_local_service(
     name, tmp_path, monkeypatch
