@@ -98,7 +98,7 @@ def test_an_adapter_that_peft_loads_in_part_is_warned_of_and_fixed(tinkex, store
     assert json.loads((target / CONFIG).read_text())["target_modules"] is None
 
     done = tinkex(f"checkpoint verify {target} --fix-config")
-    assert f"target_modules written: {', '.join(MODULES)}" in done.stdout
+    assert f"set target_modules to: {', '.join(MODULES)}" in done.stdout
     assert done.stderr == "2 files verified.\n"
     assert json.loads((target / CONFIG).read_text()) == {
         **json.loads(SKYRL[CONFIG]), "target_modules": MODULES, "task_type": "CAUSAL_LM"

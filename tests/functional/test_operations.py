@@ -59,7 +59,7 @@ def test_sessions_of_a_checkpoint(served, saved):
         (("billing", "usage", "--csv", "/no/such\0name"), "NUL"),
         (("api", "GET"), "path is missing"),
         (("api", "GET", "//elsewhere/x"), "not a path"),
-        (("api", "GET", "https://elsewhere.test/x"), "not under the base URL"),
+        (("api", "GET", "https://elsewhere.test/x"), "does not begin with the base URL"),
         (("api", "GET", "sessions", "--field", "novalue"), "invalid field"),
         (("api", "POST", "x", "--input", "/no/such/file"), "cannot read"),
         (("api", "GET", "no_such_thing"), "Not Found (HTTP 404"),

@@ -58,7 +58,7 @@ def test_plugin_list_shows_what_tinkex_plugins_says(fake_plugins, monkeypatch):
         entry = f"[tinkex.commands]\nhi = {name}:Hello\n"
         fake_plugins.add(name.replace("_", "-"), entry, COMMAND)
     for value, one, two in (
-        ("p.one,p-nix,q-nix", None, "not used: TINKEX_PLUGINS does not name p-two"),
+        ("p.one,p-nix,q-nix", None, "not used: TINKEX_PLUGINS omits p-two"),
         ("-P_two,-p-nix", None, "not used: TINKEX_PLUGINS turns p-two off"),
     ):
         monkeypatch.setenv("TINKEX_PLUGINS", value)
