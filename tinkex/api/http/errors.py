@@ -22,7 +22,7 @@ from tinkex.files import limit_error
 
 CA_HINT = (
     "If a proxy or a private authority signed the certificate, set REQUESTS_CA_BUNDLE, or "
-    "the HTTP pool's ca_bundle, to the CA certificate of the proxy or authority."
+    "ca_bundle of the HTTP pool, to its CA certificate."
 )
 
 
