@@ -202,7 +202,8 @@ def locked(path: Path) -> Iterator[None]:
     try:
         if not acquire_lock(handle, timeout=LOCK_TIMEOUT):
             raise LocalError(
-                f"another tinkex process is changing {path}", hint="Try again when it has finished."
+                f"another tinkex process is changing {path}",
+                hint="Try again when that process has finished.",
             )
         yield
     finally:

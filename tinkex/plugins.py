@@ -387,7 +387,8 @@ def pick(group: str, name: str) -> EntryPoint:
     if not claims:
         known = ", ".join(sorted({ep.name for ep in entry_points(group)}))
         raise PluginError(
-            f"no {_noun(group)} named {name!r}", hint=f"Available: {known or 'none'}."
+            f"no {_noun(group)} named {name!r}",
+            hint=f"Available {_noun(group)}s: {known or 'none'}.",
         )
     if len(claims) > 1:
         owners = " and ".join(sorted(distribution_of(ep) for ep in claims))

@@ -427,7 +427,7 @@ def _add_driver(values: dict[str, Any], origins: dict[str, str], config: Mapping
         pool = plugins.load_driver(plugins.HTTP_POOLS, name)
     except PluginError as error:
         origin, hint = origins["http_pool.driver"], error.hint
-        if (hint or "").startswith("Available: ") and not origin.startswith(pools.SECTION):
+        if (hint or "").startswith("Available ") and not origin.startswith(pools.SECTION):
             hint = "Known pools: " + ", ".join(pool_names(config)) + "."
         text = f"{error} (from {origin})"
         raise SettingsError(text, hint=hint, category=error.category) from error

@@ -56,7 +56,7 @@ def read() -> dict[str, str]:
     if not isinstance(found, dict) or not all(isinstance(item, str) for item in found.values()):
         raise SettingsError(
             f"{path} is not a JSON object that maps names to paths",
-            hint="Fix it in an editor, or remove it and set the aliases again.",
+            hint="Fix the file in an editor, or remove it and set the aliases again.",
         )
     return dict(sorted(found.items()))
 
@@ -86,7 +86,7 @@ def checked_name(text: str) -> str:
     name = text.removeprefix("@")
     if name.lower() in RESERVED:
         raise UsageError(
-            f"@{name} cannot be an alias: it refers to the newest checkpoint",
+            f"@{name} cannot be an alias because it refers to the newest checkpoint",
             hint="Choose another name.",
         )
     if not _NAME.fullmatch(name):

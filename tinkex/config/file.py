@@ -22,7 +22,7 @@ from tinkex.exceptions import PluginError, SettingsError
 from tinkex.files import locked, user_path, why_not_trusted, write_private, xdg_directory
 
 CONFIG_VARIABLE = "TINKEX_CONFIG"
-_FIX = f"Fix it in an editor, or set {CONFIG_VARIABLE} to another file."
+_FIX = f"Fix the file in an editor, or set {CONFIG_VARIABLE} to another file."
 _NO_LIMIT = 10**9
 #: Hint about a command that another user may have written.
 DISTRUSTED = (

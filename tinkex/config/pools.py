@@ -83,7 +83,8 @@ def authorities(options: PoolOptions) -> str | None:
         if value and not os.path.exists(value):
             raise SettingsError(
                 f"{variable} is set to {value}, which does not exist",
-                hint=f"Set it to a file or directory of CA certificates, or run: unset {variable}",
+                hint=f"Set {variable} to a CA certificate file or directory, or run: "
+                f"unset {variable}",
             )
         if value:
             return value

@@ -208,7 +208,9 @@ def test_hint_about_a_file_that_cannot_be_read(name, what, hint, tmp_path, monke
 def test_hint_about_a_configuration_file_that_cannot_be_read(text, config):
     config(text)
     done = invoke(["run", "list"])
-    assert "\nHint: Fix it in an editor, or set TINKEX_CONFIG to another file.\n" in done.stderr
+    assert (
+        "\nHint: Fix the file in an editor, or set TINKEX_CONFIG to another file.\n" in done.stderr
+    )
 
 
 @pytest.mark.parametrize("words", [["version"], ["plugin", "list"], ["help"], ["--version"]])

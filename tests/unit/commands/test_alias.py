@@ -57,7 +57,7 @@ def test_a_short_name_is_looked_up_once(store):
 @pytest.mark.parametrize("name", ["latest", "@latest", "LATEST"])
 def test_names_with_another_meaning_are_refused(name, store):
     done = tinkex("alias", "set", name, PATH, code=1)
-    assert "cannot be an alias: it refers to the newest checkpoint" in done.stderr
+    assert "cannot be an alias because it refers to the newest checkpoint" in done.stderr
     assert not store.exists()
 
 

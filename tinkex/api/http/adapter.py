@@ -338,7 +338,7 @@ def _settings_error(causes: list[BaseException], host: str, proxy: str) -> Tinke
     of_proxy = (requests.exceptions.InvalidProxyURL, urllib3.exceptions.ProxySchemeUnknown)
     of_url = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
     if any(isinstance(cause, of_proxy) for cause in causes) or _is_malformed(proxy):
-        message = f"the URL of the HTTP proxy is malformed: {_public(proxy)}"
+        message = f"malformed HTTP proxy URL: {_public(proxy)}"
         encode = "Percent-encode the password (# as %23, / as %2F). " if "@" in proxy else ""
         return SettingsError(message, hint=encode + proxy_hint(proxy))
     for cause in causes:
@@ -364,7 +364,7 @@ def _proxy_error(causes: list[BaseException], host: str, proxy: str) -> TinkexEr
     if error := errors.tls_error(causes, f"the HTTP proxy {_public(proxy)}"):
         return error
     unknown = any(isinstance(c, urllib3.exceptions.NameResolutionError) for c in causes)
-    why = ": its name cannot be resolved" if unknown else errors.because(causes)
+    why = ": cannot resolve its host name" if unknown else errors.because(causes)
     message = f"the HTTP proxy {_public(proxy)} for {host} failed{why}"
     unsent = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
     is_unsent = any(isinstance(cause, unsent) for cause in causes)

@@ -40,7 +40,7 @@ Status = Literal["ok", "warning", "fail", "skipped", "absent"]
 #: Maximum clock difference in seconds that does not invalidate signatures.
 _SKEW = 300
 _INSECURE_HINT = "Turn off the option 'insecure'."
-_RETRY_HINT = "Try again later; if the problem persists, contact the operator of the service."
+_RETRY_HINT = "Try again later. If the problem persists, contact the service operator."
 _CLOCK_HINT = (
     "Correct this machine's clock (timedatectl set-ntp true), because signatures depend on it."
 )
@@ -334,7 +334,7 @@ def _probes() -> list[Request]:
 def _clock(response: Response) -> CheckResult:
     """Compare this machine's clock with the server's."""
     if response.date is None:
-        return CheckResult("clock", "skipped", "the server does not send its time")
+        return CheckResult("clock", "skipped", "the server does not report its time")
     apart = (datetime.now(UTC) - response.date).total_seconds()
     direction = "ahead of" if apart > 0 else "behind"
     detail = f"{abs(apart):.0f} s {direction} the server's clock"

@@ -207,7 +207,7 @@ def aligned(start: datetime, end: datetime) -> tuple[datetime, datetime]:
     """
     start, end = start.astimezone(UTC), end.astimezone(UTC)
     if end <= start:
-        raise UsageError("the time span is empty: its end must be after its start")
+        raise UsageError("the end of the time span must be after its start")
     last = end.replace(minute=0, second=0, microsecond=0)
     last = last if last == end else last + timedelta(hours=1)
     return start.replace(minute=0, second=0, microsecond=0), last

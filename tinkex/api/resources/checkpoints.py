@@ -158,7 +158,7 @@ class Checkpoints:
         skipped = {c.tinker_path for c in found if not c.is_known} - self._skipped
         self._skipped |= skipped
         if skipped:
-            note = f"Skipped because kind, type or time is unknown: {a_few(sorted(skipped))}."
+            note = f"Skipped because the kind, type or time is unknown: {a_few(sorted(skipped))}."
             self._transport.deadline("the checkpoints").report(note=note)
         return [checkpoint for checkpoint in found if checkpoint.is_known]
 

@@ -135,7 +135,7 @@ def _list_in(page: Mapping[str, Any]) -> str:
     names = [name for name, value in page.items() if isinstance(value, list)]
     if len(names) != 1:
         raise InvalidResponse(
-            "the response is not a page of a list",
+            "the response must contain exactly one list",
             hint="Repeat the request without pagination to see the response.",
         )
     return names[0]

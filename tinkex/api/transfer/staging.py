@@ -481,7 +481,7 @@ def _check_content(root: Directory, where: Path, *, is_known: bool) -> None:
 def _refused(where: Path, reason: str) -> LocalError:
     return LocalError(
         f"{where} is not one of your partial downloads: {reason}",
-        hint="Delete it, then start the download again.",
+        hint="Delete the directory, then start the download again.",
     )
 
 

@@ -121,11 +121,11 @@ def test_weights_of_the_safetensors_library_pass(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"<html>", "is not a JSON object but an HTML page"),
-        (b"[]", "is not a JSON object but a JSON array"),
-        (b"", "is not a JSON object but an empty file"),
+        (b"<html>", "is an HTML page, not a JSON object"),
+        (b"[]", "is a JSON array, not a JSON object"),
+        (b"", "is an empty file, not a JSON object"),
         (b'{"r": 8', "is not a JSON object"),
-        (b"[" * 100_000, "is not a JSON object but a JSON array"),
+        (b"[" * 100_000, "is a JSON array, not a JSON object"),
         (b"null", "is not a JSON object but plain text"),
     ],
 )
