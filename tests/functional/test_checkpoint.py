@@ -251,7 +251,7 @@ def test_publish_several_tries_all(served, run, client):
     assert names(done) == ["step-1", "step-2"]
     assert f"Not published: {missing}" in done.stderr
     assert "1 of 3 checkpoints could not be published" in done.stderr
-    assert "This run has: " in done.stderr
+    assert "Checkpoints in this run: " in done.stderr
     served(f"checkpoint publish {run}:step-1", code=1)  # it is public already
     done = served(f"checkpoint unpublish {run}:step-1 {run}:step-2 --json")
     assert [row["public"] for row in done.rows] == [False, False]

@@ -80,7 +80,7 @@ def test_a_duration_ahead_is_from_now_on(text: str):
     assert parse_moment(text, NOW, ahead=True) == NOW + timedelta(days=3)
     with pytest.raises(UsageError) as caught:
         parse_moment("3d ago", NOW, ahead=True)
-    assert "how long from now (3d, 12h)" in (caught.value.hint or "")
+    assert "a duration from now (3d, 12h)" in (caught.value.hint or "")
 
 
 def test_today_is_the_day_in_utc():
@@ -107,7 +107,7 @@ def test_an_error_names_the_option_and_gives_an_example():
     assert parser.parse_args(["--ttl", "60"]).ttl == timedelta(minutes=1)
     assert parser.parse_args(["--since", "2026-01-02"]).since == datetime(2026, 1, 2, tzinfo=UTC)
     for words in (["--ttl", "x"], ["--since", "x"]):
-        with pytest.raises(UsageError, match=rf"{words[0]}.*Give") as caught:
+        with pytest.raises(UsageError, match=rf"{words[0]}.*Use") as caught:
             parser.parse_args(words)
         assert not isinstance(caught.value, argparse.ArgumentTypeError)
 

@@ -140,7 +140,7 @@ class SamplingClient:
         """
         if self._base_model:
             return self._base_model
-        deadline = deadline or self._transport.deadline("the name of the base model")
+        deadline = deadline or self._transport.deadline("the base model name")
         path = f"samplers/{segment_from_server(self.sampling_session_id)}"
         with suppress(APIError):
             found = self._transport.call(Request("GET", path), deadline).object()
@@ -277,7 +277,7 @@ class SamplingClient:
                     raise
                 with self._lock:
                     self.resubmissions += 1
-                deadline.pause(delay, f"{reason}; submitting the sample again")
+                deadline.pause(delay, f"{reason}; resubmitting the request")
         raise AssertionError("unreachable")
 
     def _submit(self, body: dict[str, Any], size: int, deadline: Deadline) -> dict[str, Any]:
@@ -321,7 +321,7 @@ def encode_prompt(
     """
     if isinstance(prompt, str) or is_chat(prompt):
         if tokenizer is None:
-            raise UsageError("a tokenizer is required for a prompt of text or messages")
+            raise UsageError("a text or message prompt requires a tokenizer")
         if isinstance(prompt, str):
             return tokenizer.encode(prompt, timeout=timeout)
         return tokenizer.encode_messages(prompt, timeout=timeout)
@@ -331,7 +331,7 @@ def encode_prompt(
 def _resubmission_reason(error: TinkexError) -> str | None:
     """Return why to resubmit an accepted sample after *error*; ``None``: do not resubmit."""
     if isinstance(error, NotFound) and error.status == 410:
-        return "the service has lost the request"
+        return "the service lost the request"
     if isinstance(error, OperationFailed) and error.category == "server":
         return "the service failed to compute the sample"
     if isinstance(error, ServerError):
