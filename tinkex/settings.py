@@ -202,13 +202,10 @@ def resolve(
     options = _from_options(flags, stdin)
     environment = _from_environ(environ)
     named = {} if profile is None else _from_profile(profile, config)
-    if origin == "--profile":
-        sources = [options, named, environment]
-    else:
-        if "base_url" not in options | environment and _has_own_key(named):
-            environment = {k: v for k, v in environment.items() if k not in CREDENTIAL}
-        sources = [options, environment, named]
-    values, origins = _merge(sources)
+    if origin != "--profile" and _has_own_key(named) and "base_url" not in options | environment:
+        environment = {k: v for k, v in environment.items() if k not in CREDENTIAL}
+    lower = [named, environment] if origin == "--profile" else [environment, named]
+    values, origins = _merge([options, *lower])
     if profile is not None:
         values["profile"], origins["profile"] = profile, origin
         if origins.get("api_key_command", "").startswith(PROFILE_ORIGIN):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -478,19 +478,7 @@ def walk_account(
     if _ACCOUNT_LIST in transport.missing:
         return _page_of_runs(transport, deadline, limit, offset, NOT_OFFERED)
     scope = {"access_scope": access_scope} if access_scope else {}
-
-    def walk(limit: int | None, offset: int) -> Walk[Checkpoint]:
-        return pagination.walk(
-            transport,
-            Request("GET", "checkpoints", params=scope, what="a checkpoint list across all runs"),
-            Checkpoint.from_json,
-            deadline,
-            limit=limit,
-            offset=offset,
-            page_size=_PAGE_SIZE,
-            key=lambda checkpoint: checkpoint.tinker_path,
-        )
-
+    walk = partial(_walk_list, transport, deadline, scope)
     try:
         found = pagination.newest_first(walk, time_of, limit, offset)
         seen = found if isinstance(found, Page) else found.first()
@@ -508,6 +496,25 @@ def walk_account(
         if any(run.last_sampler_checkpoint is not None for run in runs):
             return _page_of_runs(transport, deadline, limit, offset, INCOMPLETE)
     return found
+
+
+def _walk_list(
+    transport: Transport,
+    deadline: Deadline,
+    params: Mapping[str, str],
+    limit: int | None,
+    offset: int,
+) -> Walk[Checkpoint]:
+    return pagination.walk(
+        transport,
+        Request("GET", "checkpoints", params=params, what="a checkpoint list across all runs"),
+        Checkpoint.from_json,
+        deadline,
+        limit=limit,
+        offset=offset,
+        page_size=_PAGE_SIZE,
+        key=lambda checkpoint: checkpoint.tinker_path,
+    )
 
 
 def _page_of_runs(

@@ -181,14 +181,7 @@ class SamplingClient:
         :raises tinkex.exceptions.OperationFailed: the service failed to compute it.
         :raises tinkex.exceptions.TimedOut: the timeout of the settings passed.
         """
-        if num_samples < 1:
-            raise UsageError(f"the number of samples must be at least 1, not {num_samples}")
-        if not tokens:
-            raise UsageError("the prompt is empty")
-        if not are_token_ids(tokens):
-            raise UsageError(
-                f"the prompt contains an invalid token id: {why_not_token_ids(tokens)}"
-            )
+        _check(tokens, num_samples)
         body = {
             "sampling_session_id": self.sampling_session_id,
             "num_samples": num_samples,
@@ -308,6 +301,15 @@ class SamplingClient:
                 if not deadline.allows(pause) and deadline.patience < pause:
                     raise
                 deadline.report(reason="the service is busy", retry_in=pause)
+
+
+def _check(tokens: Sequence[int], num_samples: int) -> None:
+    if num_samples < 1:
+        raise UsageError(f"the number of samples must be at least 1, not {num_samples}")
+    if not tokens:
+        raise UsageError("the prompt is empty")
+    if not are_token_ids(tokens):
+        raise UsageError(f"the prompt contains an invalid token id: {why_not_token_ids(tokens)}")
 
 
 def encode_prompt(
