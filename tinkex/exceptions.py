@@ -355,7 +355,8 @@ _FILLED_IN = frozenset(
     }
 )
 _FILLED_IN_HINT = (
-    "This server refuses a standard member of the request. Please report the name of the server."
+    "This server rejects a field that tinkex always sends. Please report the server's name to the "
+    "maintainers of tinkex."
 )
 
 #: Statuses below 500 after which a retry may help.

@@ -47,7 +47,7 @@ def user_path(name: str) -> Path:
     :raises LocalError: the name is not valid for a file.
     """
     if not name:
-        raise LocalError("the name of a file or directory is empty", hint="Give a file name.")
+        raise LocalError("the file or directory name is empty", hint="Specify a file name.")
     try:
         return path_of(name).expanduser()
     except RuntimeError as error:
@@ -65,7 +65,7 @@ def path_of(name: Path | str) -> Path:
         what = "contains a NUL character"
     except UnicodeEncodeError:
         what = "is not valid Unicode"
-    raise LocalError(f"the name of a file or directory {what}")
+    raise LocalError(f"the file or directory name {what}")
 
 
 def limit_error(error: BaseException) -> LimitReached | None:
@@ -202,7 +202,8 @@ def locked(path: Path) -> Iterator[None]:
     try:
         if not acquire_lock(handle, timeout=LOCK_TIMEOUT):
             raise LocalError(
-                f"another tinkex process is changing {path}", hint="Try again when it has finished."
+                f"another tinkex process is changing {path}",
+                hint="Try again when that process has finished.",
             )
         yield
     finally:
@@ -272,8 +273,8 @@ def check_writable(name: str, *sources: str | None) -> None:
     """
     if name == "-":
         raise LocalError(
-            "the output of this command cannot be written to standard output",
-            hint="Give a file name; for a file named '-', use ./-",
+            "this command cannot write its output to standard output",
+            hint="Specify a file. For a file named '-', use ./-",
         )
     target = user_path(name)
     # Missing directories are created when the file is written.

@@ -22,9 +22,9 @@ _NUMBER = r"\d{1,12}(?:\.\d{1,6})?"
 _PART = rf"({_NUMBER})\s*([smhdwy])"
 #: A longer duration could lead to dates that Python does not have.
 _LONGEST = timedelta(days=100 * 365)
-_DURATION_HINT = "Give a number with a unit (90s, 45m, 12h, 7d, 2w, 1y), or several (1h30m)."
+_DURATION_HINT = "Use a number with a unit (90s, 45m, 12h, 7d, 2w, 1y), or several (1h30m)."
 _MOMENT_HINT = (
-    "Give a date (2026-11-01), a date and time (2026-11-01T15:30, in UTC unless it has an offset), "
+    "Use a date (2026-11-01), a date and time (2026-11-01T15:30, in UTC unless it has an offset), "
 )
 _PAST_HINT = _MOMENT_HINT + "a time before now (30d, 12h), today, yesterday or now."
 _FUTURE_HINT = _MOMENT_HINT + "or a time from now (3d, 12h)."
@@ -221,7 +221,7 @@ class Parser(argparse.ArgumentParser):
             return f"Did you mean {near}?"
         if self.command:
             return f"See: {self._help_command()}"
-        return "Put the options of a command after it: tinkex checkpoint list --limit 5"
+        return "Put command options after the command: tinkex checkpoint list --limit 5"
 
     def _hint_at_quotes(self, extra: list[str]) -> str | None:
         """Return a hint if *extra* is the rest of an unquoted value before it."""
@@ -282,7 +282,7 @@ def program_parser(prog: str, description: str | None) -> argparse.ArgumentParse
     parser.add_argument(
         "--keep-going",
         action="store_true",
-        help="continue after a failed line of a script on standard input",
+        help="continue a script on standard input after a line fails",
     )
     parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
@@ -351,21 +351,22 @@ def edit_output_options(parser: Parser, output: argparse._ArgumentGroup, default
 
 def describe_formats(names: Iterable[str], default: str) -> str:
     """Return the help of ``-f``, which chooses one of *names*."""
-    return f"output format: {', '.join(names)}; by default {default} [TINKEX_FORMAT]"
+    return f"output format: {', '.join(names)} (default: {default}) [TINKEX_FORMAT]"
 
 
 def _add_settings(add: Callable[..., argparse.Action]) -> Iterator[argparse.Action]:
     yield add(
         "--api-key",
         metavar="<key>",
-        help="API key; - reads it from standard input, @FILE from a file [TINKER_API_KEY]",
+        help="API key, or - to read it from standard input, or @FILE to read it from a file "
+        "[TINKER_API_KEY]",
     )
     yield add("--base-url", metavar="<url>", help="base URL of the service [TINKER_BASE_URL]")
     yield add(
         "--timeout",
         metavar="<ms>",
         type=_timeout,
-        help="maximum time to wait for the service: milliseconds, or with a unit: 30s, 2m "
+        help="maximum time to wait for the service, in milliseconds or with a unit (30s, 2m) "
         "(default: 120000)",
     )
     yield add(
@@ -382,7 +383,7 @@ def _add_settings(add: Callable[..., argparse.Action]) -> Iterator[argparse.Acti
         "--insecure",
         action="store_true",
         default=None,
-        help="do not verify TLS certificates; the key can be intercepted (warns each time)",
+        help="do not verify TLS certificates (unsafe: the API key can be intercepted)",
     )
 
 
@@ -392,9 +393,9 @@ def _add_diagnostics(add: Callable[..., argparse.Action]) -> Iterator[argparse.A
     quiet = "do not print status lines to standard error"
     yield add("-q", "--quiet", action="store_true", help=quiet)
     yield add("--log-file", metavar="<file>", help="write the log to this file")
-    curl = "print the first request as a curl command without the key; send nothing"
+    curl = "print the first request as a curl command, without the key, instead of sending it"
     yield add("--curl", action="store_true", help=curl)
-    yield add("--debug", action="store_true", help="show tracebacks of errors")
+    yield add("--debug", action="store_true", help="show error tracebacks")
 
 
 def _timeout(text: str) -> str:

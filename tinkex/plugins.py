@@ -314,9 +314,9 @@ def why_off(distribution: str) -> str | None:
     off = [word[1:] for word in words if word.startswith("-")]
     on = [word for word in words if not word.startswith("-")]
     if any(same_name(distribution, name) for name in off):
-        return f"{ONLY} turns {distribution} off"
+        return f"{ONLY} disables {distribution}"
     if (on or not off) and not any(same_name(distribution, name) for name in on):
-        return f"{ONLY} does not name {distribution}"
+        return f"{ONLY} omits {distribution}"
     return None
 
 
@@ -350,7 +350,7 @@ def how_to_get(name: str) -> str:
     the package index.
     """
     if find_distribution(name):
-        return f"{why_off(name) or f'{name} does not add it'}."
+        return f"{why_off(name) or f'The installed {name} does not provide it'}."
     import json
     import shlex
     from pathlib import Path
@@ -387,13 +387,14 @@ def pick(group: str, name: str) -> EntryPoint:
     if not claims:
         known = ", ".join(sorted({ep.name for ep in entry_points(group)}))
         raise PluginError(
-            f"no {_noun(group)} named {name!r}", hint=f"Available: {known or 'none'}."
+            f"no {_noun(group)} named {name!r}",
+            hint=f"Available {_noun(group)}s: {known or 'none'}.",
         )
     if len(claims) > 1:
         owners = " and ".join(sorted(distribution_of(ep) for ep in claims))
         raise PluginError(
             f"two plugins define the {_noun(group)} {name!r}: {owners}",
-            hint=f"Uninstall one of them, or turn it off: {turn_off(distribution_of(claims[0]))}",
+            hint=f"Uninstall one of them, or disable one: {turn_off(distribution_of(claims[0]))}",
         )
     return claims[0]
 
@@ -444,7 +445,9 @@ def load(entry_point: EntryPoint) -> Any:
     what = f"the plugin {{}} does not load: {entry_point.value}"
     # Output of a plugin during import is not part of the result.
     with (
-        blaming(entry_point, what, hint="Reinstall or remove it: pip uninstall {}".format),
+        blaming(
+            entry_point, what, hint="Reinstall the plugin, or remove it: pip uninstall {}".format
+        ),
         redirect_stdout(sys.stderr),
     ):
         return entry_point.load()
@@ -484,7 +487,10 @@ def load_driver(group: str, name: str) -> Any:
     def hint(distribution: str) -> str:
         if group == TOKENIZERS:  # all sources are asked
             return f"To run without it: {turn_off(distribution)}"
-        return f"Choose another {_noun(group)}, and report it to the maintainers of {distribution}."
+        return (
+            f"Choose another {_noun(group)}, and report the problem to the maintainers of "
+            f"{distribution}."
+        )
 
     with blaming(entry_point, what, hint=hint):
         try:
@@ -555,5 +561,5 @@ def _noun(group: str) -> str:
         HTTP_POOLS: "HTTP pool",
         TOKENIZERS: "tokenizer source",
         PROFILES: "profile",
-        SETTINGS: "declaration of settings",
+        SETTINGS: "settings declaration",
     }.get(group, "entry point")

@@ -116,8 +116,8 @@ class Settings:
         if self.pool_options.insecure and official:
             raise SettingsError(
                 "certificate checks cannot be turned off for the default base URL",
-                hint="For a proxy with its own certificates, set ca_bundle to its CA certificate. "
-                "To turn them off anyway, specify the URL with --base-url.",
+                hint="If a proxy has its own certificates, set ca_bundle to the proxy's CA "
+                "certificate. To turn the checks off anyway, specify the URL with --base-url.",
             )
         pools.check_files(self.pool_options)
 
@@ -135,7 +135,8 @@ class Settings:
         if not key and self.api_key_command:
             if self.distrust:
                 raise SettingsError(
-                    f"the api_key_command in {file.config_path()} is not run: {self.distrust}",
+                    f"tinkex does not run the api_key_command in {file.config_path()}: "
+                    f"{self.distrust}",
                     hint=file.DISTRUSTED,
                 )
             key = credentials.from_command(self.api_key_command)
@@ -155,8 +156,8 @@ class Settings:
             others = ", ".join(f"{url} ({option})" for option, url in elsewhere.items())
             return f"There is a key for {others}. For this server, log in with 'tinkex auth login'."
         return (
-            "Log in with 'tinkex auth login' or set TINKER_API_KEY; "
-            "without an account: --profile local."
+            "Log in with 'tinkex auth login' or set TINKER_API_KEY. "
+            "Without an account, use --profile local."
         )
 
     def key_warning(self) -> str | None:
@@ -165,7 +166,9 @@ class Settings:
         official = self.base_url == DEFAULT_BASE_URL
         if not key or not official or key.startswith(("tml-", "eyJ")):
             return None
-        return "Keys of the official service begin with 'tml-', but this one does not; check it."
+        return (
+            "Keys for the official service begin with 'tml-', but this key does not. Check the key."
+        )
 
     def address_warning(self) -> str | None:
         """Return a warning if the base URL already has the API path, else ``None``."""
@@ -199,13 +202,10 @@ def resolve(
     options = _from_options(flags, stdin)
     environment = _from_environ(environ)
     named = {} if profile is None else _from_profile(profile, config)
-    if origin == "--profile":
-        sources = [options, named, environment]
-    else:
-        if "base_url" not in options | environment and _has_own_key(named):
-            environment = {k: v for k, v in environment.items() if k not in CREDENTIAL}
-        sources = [options, environment, named]
-    values, origins = _merge(sources)
+    if origin != "--profile" and _has_own_key(named) and "base_url" not in options | environment:
+        environment = {k: v for k, v in environment.items() if k not in CREDENTIAL}
+    lower = [named, environment] if origin == "--profile" else [environment, named]
+    values, origins = _merge([options, *lower])
     if profile is not None:
         values["profile"], origins["profile"] = profile, origin
         if origins.get("api_key_command", "").startswith(PROFILE_ORIGIN):
@@ -271,8 +271,8 @@ def stray_key(settings: Settings) -> str | None:
     if origin != ENVIRONMENT["api_key"] or not official or not elsewhere:
         return None
     return (
-        f"{origin} is sent to {url}, the server of profile {settings.profile}. If this "
-        "is not the key of that server, store another key for the profile: "
+        f"{origin} is sent to {url}, the server of profile {settings.profile}. If the "
+        "key is for another server, store the right key for the profile: "
         f"tinkex --profile {settings.profile} auth login"
     )
 
@@ -329,11 +329,11 @@ def _from_profile(name: str, config: Mapping[str, Any]) -> _Source:
     if name not in {*written, *provided}:
         hint = "Known profiles: " + (", ".join(sorted({*written, *provided})) or "none") + "."
         if name == "local":
-            hint = f"It comes with tinkex-local. {plugins.how_to_get('tinkex-local')}"
+            hint = f"The profile comes with tinkex-local. {plugins.how_to_get('tinkex-local')}"
         raise SettingsError(f"no profile named {name!r}", hint=hint)
     values = written[name] or {} if name in written else file.plugin_profile(name)
     if not isinstance(values, Mapping):
-        raise SettingsError(f"profile {name!r} is not a mapping in the configuration file")
+        raise SettingsError(f"profile {name!r} in the configuration file must be a mapping")
     for key in values:
         if key not in PROFILE_KEYS:
             raise SettingsError(
@@ -424,7 +424,7 @@ def _add_driver(values: dict[str, Any], origins: dict[str, str], config: Mapping
         pool = plugins.load_driver(plugins.HTTP_POOLS, name)
     except PluginError as error:
         origin, hint = origins["http_pool.driver"], error.hint
-        if (hint or "").startswith("Available: ") and not origin.startswith(pools.SECTION):
+        if (hint or "").startswith("Available ") and not origin.startswith(pools.SECTION):
             hint = "Known pools: " + ", ".join(pool_names(config)) + "."
         text = f"{error} (from {origin})"
         raise SettingsError(text, hint=hint, category=error.category) from error
@@ -461,7 +461,7 @@ def _check_server(
         if plugins.load_driver(plugins.HTTP_POOLS, str(driver)).base_url:
             omit = "Unset" if origin == ENVIRONMENT["http_pool"] else "Omit"
             raise SettingsError(
-                f"the HTTP pool {name!r} is the server of profile {values['profile']!r}, but "
+                f"profile {values['profile']!r} requires the HTTP pool {name!r}, but "
                 f"{origin} selects {values['http_pool']!r}",
-                hint=f"{omit} {origin}, or specify the URL of a server with --base-url.",
+                hint=f"{omit} {origin}, or specify a server URL with --base-url.",
             )

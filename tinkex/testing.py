@@ -149,14 +149,14 @@ def check_distribution(name: str) -> None:
         near = nearest_plugin(name)
         faults.append(f"{name} is not installed" + (f"; did you mean {near}?" if near else ""))
     elif not found:
-        faults.append(f"{name} has no entry point in any group of tinkex")
+        faults.append(f"{name} has no entry point in any tinkex group")
     faults += inventory.misspelt_groups(name)
     for ep, distribution in found:
         texts = [text] if (text := inventory.problem(ep, distribution)) else []
         if not texts and ep.group == plugins.COMMANDS:
             texts = list(_command_faults(plugins.load(ep), ep.name))
         elif ep.group == plugins.SETTINGS and not plugins.same_name(ep.name, distribution.name):
-            texts.append(f"its name must be that of the distribution, {distribution.name}")
+            texts.append(f"its name must be the distribution name, {distribution.name}")
         faults += [f"{ep.group}: {ep.name}: {text}" for text in texts]
     if faults:
         raise AssertionError("\n".join(faults))
@@ -167,14 +167,14 @@ def _command_faults(command: Any, name: str) -> Iterator[str]:
         yield "its name must be noun_verb, in lower case"
     doc = inspect.cleandoc(command.__doc__ or "")  # an inherited one is not in the help
     if "\n" in doc or not doc.endswith("."):
-        yield "its docstring must be one sentence that ends with a full stop"
+        yield "its docstring must be one sentence that ends with a period"
     try:
         parser = command(None, None, name.replace("_", " ")).get_parser(name)
     except (argparse.ArgumentError, ValueError) as error:
-        yield f"its options clash: {error}"
+        yield f"its options conflict: {error}"
         return
     except (Exception, SystemExit) as error:
-        yield f"its options fail: {plugins.reason(error)}"
+        yield f"its get_parser() failed: {plugins.reason(error)}"
         return
     yield from (f"the argument {a.dest} has no help" for a in parser._actions if not a.help)
     lists = ("examples", "column_names", "plain_columns", "droppable")
@@ -184,7 +184,7 @@ def _command_faults(command: Any, name: str) -> Iterator[str]:
     for attribute in ("plain_columns", "droppable") if names else ():
         for column in getattr(command, attribute, ()):
             if column not in names:
-                yield f"{attribute} has {column!r}, which is not in column_names"
+                yield f"{attribute} contains {column!r}, which is not in column_names"
     for count in _row_lengths(command) if names else ():
         if count != len(names):
             yield f"a row has {count} values for {len(names)} column_names: {', '.join(names)}"

@@ -84,10 +84,7 @@ def left(server: Account) -> list[str]:
 
 
 ALL = ["weights/final", "sampler_weights/final", "sampler_weights/1", "sampler_weights/2"]
-WHY = (
-    "has the same name, and this server may change that checkpoint instead "
-    "because its ids have no kind"
-)
+WHY = "this server identifies checkpoints only by name, so it may change"
 
 
 @pytest.mark.parametrize("cls", [TuFT, SkyRLMain])
@@ -98,7 +95,7 @@ def test_deleting_one_of_two_kinds_of_a_name_is_refused(speak, cls, kind, more):
     path, other = (s.path for s in sorted(server.saved, key=lambda s: s.kind != kind))
     done = speak(server)(f"checkpoint delete {path} {more}")
     assert (done.stdout, done.exit_code) == ("", 1)
-    assert f"{other} {WHY}" in done.stderr
+    assert f"{WHY} {other} instead" in done.stderr
     assert "Hint: To continue anyway, add --force." in done.stderr
     assert left(server) == ALL[:2]
     assert server.requests("DELETE", CHECKPOINT) == []
@@ -123,7 +120,7 @@ def test_bulk_deletion_and_prune_leave_the_training_state_of_that_name(speak, li
     done = run(line.format(run=server.run, rest=rest))
     for seen in (rehearsed, done):
         path = f"tinker://{server.run}/sampler_weights/final"
-        assert f"Not deleted: {path}: {server.training} {WHY}" in seen.stderr
+        assert f"Not deleted: {path}: {WHY} {server.training} instead" in seen.stderr
         assert "could not be deleted" in seen.stderr
         assert seen.exit_code == 1
     assert left(server)[:2] == ALL[:2]
@@ -145,7 +142,7 @@ def test_with_force_what_is_lost_is_named(speak):
     server = tuft()
     done = speak(server)(f"checkpoint delete {server.sampling} --force")
     assert done.stdout == f"Deleted {server.sampling}\n"
-    assert f"Warning: {server.training} was deleted, too\n" in done.stderr
+    assert f"Warning: the server also deleted {server.training}\n" in done.stderr
     assert left(server) == ALL[2:]
 
 
@@ -253,7 +250,7 @@ def test_another_checkpoint_that_vanished_instead_is_named(speak):
     done = speak(server)(f"checkpoint delete tinker://{server.run}/weights/a")
     gone = f"tinker://{server.run}/sampler_weights/b"
     assert (done.stdout, done.exit_code) == ("", 1)
-    assert f"still lists the checkpoint; {gone} was deleted instead" in done.stderr
+    assert f"still lists the checkpoint, and deleted {gone} instead" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -53,10 +53,10 @@ def replaced(target: Path, name: str, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "clause"),
     [
-        (LARGE, HTML, f"{LARGE} is not a safetensors file but an HTML page"),
-        (LARGE, b"", f"{LARGE} is not a safetensors file but an empty file"),
-        (CONFIG, b"[]", f"{CONFIG} is not a JSON object but a JSON array"),
-        ("w.safetensors", HTML, "w.safetensors is not a safetensors file but an HTML page"),
+        (LARGE, HTML, f"{LARGE} is an HTML page, not a safetensors file"),
+        (LARGE, b"", f"{LARGE} is an empty file, not a safetensors file"),
+        (CONFIG, b"[]", f"{CONFIG} is a JSON array, not a JSON object"),
+        ("w.safetensors", HTML, "w.safetensors is an HTML page, not a safetensors file"),
     ],
 )
 def test_a_web_page_in_place_of_weights_fails_the_download(
@@ -78,7 +78,7 @@ def test_verify_shows_a_web_page_that_was_downloaded_as_weights(name, tinkex, st
     done = tinkex(f"checkpoint verify {target} -f json", code=1)
     (row,) = (row for row in done.rows if row["status"] != "ok")
     assert (row["file"], row["status"]) == (str(target / name), "invalid")
-    assert row["reason"].endswith(" but an HTML page")
+    assert row["reason"].startswith("is an HTML page, not ")
     assert "1 of 2 files have invalid content" in done.stderr
     (target / {LARGE: CONFIG, CONFIG: LARGE}[name]).unlink()
     done = tinkex(f"checkpoint verify {target}", code=1)
@@ -98,7 +98,7 @@ def test_an_adapter_that_peft_loads_in_part_is_warned_of_and_fixed(tinkex, store
     assert json.loads((target / CONFIG).read_text())["target_modules"] is None
 
     done = tinkex(f"checkpoint verify {target} --fix-config")
-    assert f"target_modules written: {', '.join(MODULES)}" in done.stdout
+    assert f"set target_modules to: {', '.join(MODULES)}" in done.stdout
     assert done.stderr == "2 files verified.\n"
     assert json.loads((target / CONFIG).read_text()) == {
         **json.loads(SKYRL[CONFIG]), "target_modules": MODULES, "task_type": "CAUSAL_LM"

@@ -251,7 +251,7 @@ def test_publish_several_tries_all(served, run, client):
     assert names(done) == ["step-1", "step-2"]
     assert f"Not published: {missing}" in done.stderr
     assert "1 of 3 checkpoints could not be published" in done.stderr
-    assert "This run has: " in done.stderr
+    assert "Checkpoints in this run: " in done.stderr
     served(f"checkpoint publish {run}:step-1", code=1)  # it is public already
     done = served(f"checkpoint unpublish {run}:step-1 {run}:step-2 --json")
     assert [row["public"] for row in done.rows] == [False, False]
@@ -343,7 +343,7 @@ def test_copy_takes_no_key_on_the_command_line(served, run, tmp_path):
     assert served(f"{line} --source-api-key @{tmp_path / 'key'}").stdout.startswith("Copied")
     assert served(line, TINKEX_SOURCE_API_KEY="tml-o").stdout.startswith("Copied to tinker://")
     assert "/no/such/file" in served(f"{line} --source-api-key @/no/such/file", code=1).stderr
-    assert "no projects" in served(f"{line} --project-id p", code=1).stderr
+    assert "does not support projects" in served(f"{line} --project-id p", code=1).stderr
 
 
 # ---------------------------------------------------------------------- download

@@ -32,7 +32,7 @@ MIB = 2**20
 SLACK = 600_000
 KINDS = {"separate": SEPARATE, **ARCHIVES}
 TWO_KINDS = ["separate", "tar"]
-KEPT = "is kept: run the same"
+KEPT = "is kept. To resume it, run the same"
 
 
 @pytest.fixture

@@ -187,7 +187,7 @@ def test_a_default_profile_that_has_gone_can_be_mended(config):
         ("auth list", "Did you mean 'tinkex auth status'?"),
         ("config set timeout 7x", "not a timeout"),
         ("config set base_url ''", "is empty"),
-        ("config set allow_http perhaps", "neither true nor false"),
+        ("config set allow_http perhaps", "expected true or false, not"),
         ("config set http_pool nope", "no HTTP pool"),
         ("config set format nope", "no format"),
         ("config set api_key 'a b'", "contains a space"),
@@ -223,5 +223,5 @@ def test_what_cannot_be_changed_in_its_place_is_left(config):
         ("? profile\n: ? b\nprofiles: {b: {}}\n", "profile add c --use"),
     ):
         path = config(text)
-        assert "the file is unchanged" in run(line, code=1).stderr
+        assert "left the file unchanged" in run(line, code=1).stderr
         assert path.read_text() == text

@@ -114,7 +114,7 @@ def test_no_bulk_command_touches_an_odd_row(odd, tmp_path):
                 ["2\tnewest of its run and type", "1"],
                 ["2", "1"],
             )
-            assert "Skipped because kind, type or time is unknown: " in done.stderr
+            assert "Skipped because the kind, type or time is unknown: " in done.stderr
         done = tinkex(f"checkpoint sync r {tmp_path} -f json", code=1)
     assert names("\n".join(row["tinker_path"] for row in done.rows)) == ["2", "1"]
     assert not [seen for seen in service.seen if seen.startswith("DELETE")]
@@ -299,7 +299,7 @@ def test_a_server_with_runs_but_no_lists_of_checkpoints_is_reported():
         ):
             done = tinkex(line, code=1)
             assert done.stdout == ""
-            assert "this server does not offer lists of checkpoints (HTTP 404)" in done.stderr
+            assert "this server does not offer checkpoint lists (HTTP 404)" in done.stderr
         assert tinkex("run list").stdout == "r\tm\n"
 
 
@@ -367,7 +367,7 @@ def test_models_are_listed_by_their_id_where_they_have_no_name():
     with listing({"get_server_capabilities": {"supported_models": models}}) as (tinkex, _):
         done = tinkex("model list")
     assert done.stdout == "Qwen/Qwen3\nplain\n"
-    assert done.stderr == "Omitted models without a name: 1 of 3 models.\n"
+    assert done.stderr == "Omitted models without a name: 1 of 3.\n"
 
 
 # Names as people paste them ------------------------------------------------------------------
@@ -393,7 +393,7 @@ def test_the_address_of_a_console_page_is_named_in_the_hint(words):
     page = "https://tinker-console.example/training-runs/3f%3Atrain%3A0"
     with listing({}) as (tinkex, service):
         done = tinkex(words, page, code=1)
-    hint = "Hint: This is the URL of a console page; the run id is 3f:train:0."
+    hint = "Hint: This is a console page URL. The run id is 3f:train:0."
     assert done.stderr.splitlines()[-1].startswith(hint)
     assert service.seen == []
 
@@ -402,7 +402,7 @@ def test_the_address_of_a_console_page_is_named_in_the_hint(words):
     ("rows", "hint"),
     [
         ([row("2"), row("2", "sampler_weights")], "Did you mean tinker://r/sampler_weights/2?"),
-        ([row("1", "sampler_weights")], "This run has: tinker://r/sampler_weights/1."),
+        ([row("1", "sampler_weights")], "Checkpoints in this run: tinker://r/sampler_weights/1."),
         ([row("2")], "See 'tinkex checkpoint list'"),
     ],
 )

@@ -119,13 +119,13 @@ CERTIFICATE = {"client_cert": "client.pem", "client_key": "client.key"}
         (CA | {"client_cert": "both.pem"}, True, None),
         ({}, False, "could not be verified"),
         ({"ca_bundle": "stranger.pem"}, False, "could not be verified"),
-        ({"ca_bundle": "nowhere.pem"}, False, "ca_bundle of the HTTP pool cannot be read"),
+        ({"ca_bundle": "nowhere.pem"}, False, "cannot read the HTTP pool's ca_bundle"),
         ({"ca_bundle": "no.pem"}, False, "contains no certificate"),
-        ({"client_cert": "nowhere.pem"}, False, "client_cert of the HTTP pool cannot be read"),
+        ({"client_cert": "nowhere.pem"}, False, "cannot read the HTTP pool's client_cert"),
         ({"client_cert": "."}, False, "s a directory"),
-        ({"client_cert": "client.pem"}, False, "cannot be used with its key"),
-        (CERTIFICATE | {"client_key": "other.key"}, False, "cannot be used with its key"),
-        (CERTIFICATE | {"client_key": "nowhere"}, False, "client_key of the HTTP pool"),
+        ({"client_cert": "client.pem"}, False, "with its key: "),
+        (CERTIFICATE | {"client_key": "other.key"}, False, "with its key: "),
+        (CERTIFICATE | {"client_key": "nowhere"}, False, "the HTTP pool's client_key"),
     ],
 )
 def test_files_of_a_pool(run, servers, files, strict, message):

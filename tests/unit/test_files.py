@@ -40,7 +40,7 @@ def test_check_writable(tmp_path):
     for path, what in (
         (tmp_path, "it is a directory"),
         (tmp_path / "file" / "below", "is not a directory"),
-        ("-", "cannot be written to standard output"),
+        ("-", "cannot write its output to standard output"),
     ):
         with pytest.raises(LocalError, match=what):
             check_writable(str(path))

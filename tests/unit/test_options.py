@@ -107,7 +107,7 @@ def test_an_error_names_the_option_and_gives_an_example():
     assert parser.parse_args(["--ttl", "60"]).ttl == timedelta(minutes=1)
     assert parser.parse_args(["--since", "2026-01-02"]).since == datetime(2026, 1, 2, tzinfo=UTC)
     for words in (["--ttl", "x"], ["--since", "x"]):
-        with pytest.raises(UsageError, match=rf"{words[0]}.*Give") as caught:
+        with pytest.raises(UsageError, match=rf"{words[0]}.*Use") as caught:
             parser.parse_args(words)
         assert not isinstance(caught.value, argparse.ArgumentTypeError)
 

@@ -230,7 +230,7 @@ def test_only_the_named_distributions_are_loaded(fake_plugins, monkeypatch):
     assert invoke(["greet", "--twice"]).stdout == "hello\nhello\n"
     monkeypatch.setenv("TINKEX_PLUGINS", "-tinkex-local")
     local = invoke(["--profile", "local", "run", "list"])
-    assert "TINKEX_PLUGINS turns tinkex-local off." in local.stderr
+    assert "TINKEX_PLUGINS disables tinkex-local." in local.stderr
     monkeypatch.setenv("TINKEX_PLUGINS", "p-one,p-hook")
     assert invoke(["greet", "--twice"]).stdout == "hello\nhello\n"
     for value in ("", " , "):
@@ -238,7 +238,7 @@ def test_only_the_named_distributions_are_loaded(fake_plugins, monkeypatch):
         assert "is not a tinkex command" in invoke(["greet"]).stderr
         assert "checkpoint list" in invoke(["help"]).stdout
         local = invoke(["--profile", "local", "run", "list"])
-        assert "TINKEX_PLUGINS does not name tinkex-local." in local.stderr
+        assert "TINKEX_PLUGINS omits tinkex-local." in local.stderr
 
 
 PROFILES = """
@@ -492,7 +492,9 @@ def test_what_does_not_start_is_a_bug_with_a_way_around_it(fake_plugins):
     ):
         sentence, hint = invoke(words.split()).stderr.splitlines()
         assert f" failed: the {what} 'bad' of plugin p-bad 1.0 does not start" in sentence
-        assert hint == f"Hint: Choose another {what}, and report it to the maintainers of p-bad."
+        assert hint == (
+            f"Hint: Choose another {what}, and report the problem to the maintainers of p-bad."
+        )
 
 
 def test_a_plugin_cannot_end_the_interactive_shell(fake_plugins):

@@ -74,7 +74,7 @@ class ServiceClient:
         if settings is None:
             settings = settings_module.resolve(flags)
         elif any(value is not None for value in flags.values()):
-            raise UsageError("give settings or individual arguments, not both")
+            raise UsageError("pass settings or individual arguments, not both")
         self.settings = settings
         self._transport = Transport(settings, on_wait=on_wait, pool=pool)
         self.sessions = Sessions(self._transport)
@@ -206,7 +206,7 @@ class ServiceClient:
         from tinkex.api.training import client as training
 
         lora = training.LoraConfig(rank, seed, train_mlp, train_attn, train_unembed)
-        deadline = self._transport.deadline("the creation of the training run")
+        deadline = self._transport.deadline("training run creation")
         self._refuse_unknown(base_model, rank, deadline)
         with self.sessions.begun(deadline, user_metadata=user_metadata) as session:
             return training.create_model(
@@ -228,7 +228,7 @@ class ServiceClient:
         from tinkex.api.training import client as training
 
         parsed = TinkerPath.from_string(path)
-        deadline = self._transport.deadline("the creation of the training run")
+        deadline = self._transport.deadline("training run creation")
         lineage = lineage_of(self._transport, parsed, deadline)
         with self.sessions.begun(deadline, user_metadata=user_metadata) as session:
             client = training.create_and_load(
@@ -255,7 +255,7 @@ class ServiceClient:
         from tinkex.api.sampling.client import SamplingClient
 
         if (base_model is None) == (model_path is None):
-            raise UsageError("give either a base model or a model path")
+            raise UsageError("specify either a base model or a model path")
         path = None if model_path is None else TinkerPath.from_string(model_path)
         deadline = deadline or self.deadline("sampling")
         try:
@@ -286,7 +286,7 @@ class ServiceClient:
         except (APIError, InvalidResponse):
             return
         if most is not None and rank > most:
-            raise UsageError(f"this service trains adapters up to rank {most}, not {rank}")
+            raise UsageError(f"rank must be at most {most} on this service, not {rank}")
         offered = [model.model_name for model in models]
         prefixes = tuple(model.model_name for model in models if model.is_prefix)
         names = {base_model, base_model.partition(":")[0]}
@@ -297,5 +297,5 @@ class ServiceClient:
         else:
             raise UsageError(
                 f"this service does not offer the base model {base_model!r}",
-                hint=f"It offers {a_few(offered, 6)}.",
+                hint=f"Available models: {a_few(offered, 6)}.",
             )

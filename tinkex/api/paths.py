@@ -133,9 +133,9 @@ def hint_for_page(text: str) -> str | None:
         return None
     run = _PAGE_OF_RUN.search(text)
     if run is None:
-        return "This is the URL of a web page; a checkpoint path looks like tinker://RUN/KIND/NAME."
+        return "This is a web page URL. A checkpoint path looks like tinker://RUN/KIND/NAME."
     run_id = unquote(run[1])
-    return f"This is the URL of a console page; the run id is {run_id}."
+    return f"This is a console page URL. The run id is {run_id}."
 
 
 def run_url(run_id: str) -> str:
@@ -165,7 +165,10 @@ def segment_from_server(text: str) -> str:
 
 
 #: A note about a path in a response.
-UNKNOWN_FORM = "This version does not recognize the form of the path; it is shown as received."
+UNKNOWN_FORM = (
+    "This version of tinkex does not recognize the form of the checkpoint path and shows the path "
+    "unchanged."
+)
 
 
 def as_received(text: str) -> tuple[str, bool]:

@@ -44,7 +44,9 @@ def read() -> dict[str, str]:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise SettingsError(f"cannot read {path}: {reason}", hint="Check the file.") from error
+        raise SettingsError(
+            f"cannot read {path}: {reason}", hint="Check the file's permissions and encoding."
+        ) from error
     if distrust:
         raise SettingsError(f"cannot use {path}: {distrust}", hint=DISTRUSTED)
     try:
@@ -53,8 +55,8 @@ def read() -> dict[str, str]:
         found = None
     if not isinstance(found, dict) or not all(isinstance(item, str) for item in found.values()):
         raise SettingsError(
-            f"{path} is not a JSON object of names and paths",
-            hint="Fix it in an editor, or remove it and set the aliases again.",
+            f"{path} is not a JSON object that maps names to paths",
+            hint="Fix the file in an editor, or remove it and set the aliases again.",
         )
     return dict(sorted(found.items()))
 
@@ -84,13 +86,13 @@ def checked_name(text: str) -> str:
     name = text.removeprefix("@")
     if name.lower() in RESERVED:
         raise UsageError(
-            f"@{name} cannot be an alias: it refers to the newest checkpoint",
+            f"@{name} cannot be an alias because it refers to the newest checkpoint",
             hint="Choose another name.",
         )
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"invalid alias name: {text[:40]!r}",
-            hint="Use letters, digits, '-', '_' and '.'; begin with a letter or a digit.",
+            hint="Use letters, digits, '-', '_' and '.', beginning with a letter or digit.",
         )
     return name
 
@@ -117,7 +119,7 @@ def remove(names: list[str]) -> dict[str, str]:
     with _changing() as known:
         for name in names:
             if name not in known:
-                hint = f"Aliases: {a_few([f'@{each}' for each in known])}." if known else None
+                hint = f"Known aliases: {a_few([f'@{each}' for each in known])}." if known else None
                 raise InvalidName(f"no alias named @{name}", resource="alias", hint=hint)
         return {name: known.pop(name) for name in dict.fromkeys(names)}
 
@@ -129,7 +131,7 @@ def _changing() -> Iterator[dict[str, str]]:
     if config.exists() and not config.is_file():  # /dev/null turns the configuration off
         raise LocalError(
             f"cannot store aliases next to {config}, which is not a regular file",
-            hint="Set TINKEX_CONFIG to a file, or unset it.",
+            hint="Set TINKEX_CONFIG to a regular file, or unset it.",
         )
     with locked(path):
         known = read()

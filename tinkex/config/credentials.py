@@ -56,7 +56,7 @@ def read_argument(argument: str, stdin: TextIO | None, what: str = "API key") ->
     if not text.strip():
         raise SettingsError(
             f"no {what} in {source}",
-            hint=f"The first line of standard input, or of the file, must be the {what}.",
+            hint=f"Put the {what} on the first line of standard input or of the file.",
         )
     return text.strip()
 
@@ -86,7 +86,7 @@ def from_command(command: str) -> str:
     """
     import subprocess
 
-    hint = "The command is run in the shell and must print only the key."
+    hint = "tinkex runs the command in the shell. The command must print only the key."
     try:
         done = subprocess.run(  # noqa: S602 - running the user's own command is its purpose
             command,
@@ -99,11 +99,12 @@ def from_command(command: str) -> str:
         )
     except subprocess.TimeoutExpired as error:
         raise SettingsError(
-            f"the credential command did not end within {CREDENTIAL_COMMAND_TIMEOUT} s", hint=hint
+            f"the credential command did not finish within {CREDENTIAL_COMMAND_TIMEOUT} s",
+            hint=hint,
         ) from error
     key = done.stdout.decode("utf-8", "replace").strip()
     if done.returncode or not key:
-        what = f"ended with status {done.returncode}" if done.returncode else "printed nothing"
+        what = f"exited with status {done.returncode}" if done.returncode else "printed nothing"
         raise SettingsError(f"the credential command {what}", hint=hint)
     return key
 
@@ -117,7 +118,7 @@ def checked(key: str) -> str:
     if not key.isascii() or any(c.isspace() or not c.isprintable() for c in key):
         raise SettingsError(
             "the API key contains a space, a line break or a non-ASCII character",
-            hint="A key is a single word; check that nothing else was copied with it.",
+            hint="An API key is a single word. Check that nothing else was copied with it.",
         )
     return key
 
@@ -295,7 +296,7 @@ class KeyStore:
         problem = "it is not JSON"
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
-            problem = f"its version is not {VERSION}"
+            problem = f"its format version is not {VERSION}"
             keys = content.setdefault("keys", {})
             if content.setdefault("version", VERSION) == VERSION and isinstance(keys, dict):
                 return content  # type: ignore[no-any-return]
@@ -307,7 +308,7 @@ class KeyStore:
             pass
         raise SettingsError(
             f"cannot parse {self.path}: {problem}",
-            hint="The file is unchanged; move it away to start with an empty file.",
+            hint="To start with an empty file, move this file. tinkex has not changed it.",
         )
 
 

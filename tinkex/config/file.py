@@ -22,10 +22,12 @@ from tinkex.exceptions import PluginError, SettingsError
 from tinkex.files import locked, user_path, why_not_trusted, write_private, xdg_directory
 
 CONFIG_VARIABLE = "TINKEX_CONFIG"
-_FIX = f"Fix it in an editor, or set {CONFIG_VARIABLE} to another file."
+_FIX = f"Fix the file in an editor, or set {CONFIG_VARIABLE} to another file."
 _NO_LIMIT = 10**9
 #: Hint about a command that another user may have written.
-DISTRUSTED = "Check the file's content, then make it writable only by you: chown, chmod go-w."
+DISTRUSTED = (
+    "Check the file's content, then make the file writable only by you with chown and chmod go-w."
+)
 
 
 class NotEditable(Exception):
@@ -94,7 +96,7 @@ def _parse(text: str, path: Path) -> Mapping[str, Any]:
     if config is None:
         return {}
     if not isinstance(config, dict) or not isinstance(config.get("profiles") or {}, dict):
-        raise SettingsError(f"{path} must be a mapping with 'profile' and 'profiles'", hint=_FIX)
+        raise SettingsError(f"{path} and its 'profiles' must be mappings", hint=_FIX)
     return config
 
 
@@ -187,7 +189,7 @@ def _change(*changes: tuple[list[str], Any]) -> None:
         if distrust and any(isinstance(p, dict) and "api_key_command" in p for p in profiles):
             # The new file would belong to this user, so that its command would be run.
             raise SettingsError(
-                f"{path} is not changed: it has an api_key_command, and {distrust}", hint=DISTRUSTED
+                f"cannot change {path}: it has an api_key_command, and {distrust}", hint=DISTRUSTED
             )
         text = before
         for where, value in changes:
@@ -197,8 +199,9 @@ def _change(*changes: tuple[list[str], Any]) -> None:
                 continue
             except NotEditable as error:
                 raise SettingsError(
-                    f"{path} cannot be changed without losing part of its layout",
-                    hint=f"Change {': '.join(where)} in an editor; the file is unchanged.",
+                    f"cannot change {path} without losing comments or layout",
+                    hint=f"Change {': '.join(where)} in an editor. tinkex has left the file "
+                    "unchanged.",
                 ) from error
         if before or text:  # also without a change, to make the file private
             write_private(path, text)

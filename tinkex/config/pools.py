@@ -56,7 +56,7 @@ def options_of(
         return PoolOptions(driver=name), ()
     values = named[name] or {}
     if not isinstance(values, Mapping):
-        raise SettingsError(f"the HTTP pool {name!r} is not a mapping in the configuration file")
+        raise SettingsError(f"the HTTP pool {name!r} in the configuration file must be a mapping")
     given = {
         str(key): _parsed(name, str(key), value, directory)
         for key, value in values.items()
@@ -64,8 +64,8 @@ def options_of(
     }
     if "client_key" in given and "client_cert" not in given:
         raise SettingsError(
-            f"the HTTP pool {name!r} has client_key, but no client_cert",
-            hint="Set client_cert to the certificate of this key.",
+            f"the HTTP pool {name!r} has a client_key but no client_cert",
+            hint="Set client_cert to the certificate for this key.",
         )
     driver = name if name in drivers else AUTO
     return PoolOptions(**{"driver": driver, **given}), tuple(given)
@@ -83,7 +83,8 @@ def authorities(options: PoolOptions) -> str | None:
         if value and not os.path.exists(value):
             raise SettingsError(
                 f"{variable} is set to {value}, which does not exist",
-                hint=f"Set it to a file or directory of CA certificates, or run: unset {variable}",
+                hint=f"Set {variable} to a CA certificate file or directory, or run: "
+                f"unset {variable}",
             )
         if value:
             return value
@@ -122,7 +123,7 @@ def check_files(options: PoolOptions) -> None:
             try:
                 open(path, "rb").close()
             except OSError as error:
-                problem = f"{name} of the HTTP pool cannot be read: {path}"
+                problem = f"cannot read the HTTP pool's {name}: {path}"
                 raise SettingsError(f"{problem}: {error.strerror}") from error
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
@@ -130,16 +131,17 @@ def check_files(options: PoolOptions) -> None:
             context.load_verify_locations(cafile=authorities)
     except ssl.SSLError as error:
         raise SettingsError(
-            f"ca_bundle of the HTTP pool contains no certificate: {authorities}",
-            hint="It must be a PEM file with a line '-----BEGIN CERTIFICATE-----'.",
+            f"the HTTP pool's ca_bundle contains no certificate: {authorities}",
+            hint="Use a PEM file with a line '-----BEGIN CERTIFICATE-----'.",
         ) from error
     try:
         if options.client_cert:  # with an empty password, so that OpenSSL does not ask for one
             context.load_cert_chain(options.client_cert, options.client_key, password=lambda: b"")
     except (ssl.SSLError, ValueError) as error:
         raise SettingsError(
-            f"client_cert of the HTTP pool cannot be used with its key: {options.client_cert}",
-            hint="Both must be in PEM format, in one file or two; the key must have no passphrase.",
+            f"cannot use the HTTP pool's client_cert with its key: {options.client_cert}",
+            hint="Both must be in PEM format, in one file or two. The key must not have a "
+            "passphrase.",
         ) from error
 
 
@@ -171,10 +173,10 @@ def _parsed(pool: str, key: str, value: Any, directory: Path) -> Any:
         try:
             return parse_flag(value)
         except SettingsError as error:
-            raise SettingsError(f"insecure of the HTTP pool {pool!r} is {error}") from error
+            raise SettingsError(f"insecure in the HTTP pool {pool!r}: {error}") from error
     if not isinstance(value, str) or not value.strip():
-        wanted = "the path of a file" if key in _PATHS else "a name"
-        raise SettingsError(f"{key} of the HTTP pool {pool!r} is not {wanted}")
+        wanted = "a path" if key in _PATHS else "a name"
+        raise SettingsError(f"{key} in the HTTP pool {pool!r} must be {wanted}")
     if key in _PATHS:
         return str(directory / user_path(value))
     return value.strip()

@@ -72,32 +72,36 @@ def parse(content: bytes, name: str, model: str) -> TokenPrices:
     if not isinstance(date, str) or not date:
         raise UsageError(
             f"{name} has no date",
-            hint='Add the day from which the prices are valid: "date": "2026-11-01".',
+            hint='Add the date from which the prices are valid: "date": "2026-11-01".',
         )
     listed = next((models[n] for n in (model, model.partition(":")[0]) if n in models), None)
     if listed is None:
-        hint = f"Models in the list: {a_few(list(map(str, models)))}." if models else "It is empty."
+        hint = (
+            f"Models in the list: {a_few(list(map(str, models)))}."
+            if models
+            else "The list is empty."
+        )
         raise UsageError(f"{name} has no prices for {model}", hint=hint)
     return TokenPrices(date, **_checked(listed, name, model))
 
 
 def _checked(listed: Any, name: str, model: str) -> Mapping[str, float]:
     if not isinstance(listed, dict):
-        raise UsageError(f"the prices of {model} in {name} are not an object", hint=_HINT)
+        raise UsageError(f"the prices for {model} in {name} must be a JSON object", hint=_HINT)
     known = [field.name for field in fields(TokenPrices) if field.name != "date"]
     prices = {}
     for kind, price in listed.items():
         if kind not in known:
             raise UsageError(
-                f"unknown price {kind!r} of {model} in {name}",
-                hint=f"Valid prices: {', '.join(known)}.",
+                f"unknown price {kind!r} for {model} in {name}",
+                hint=f"Valid price names: {', '.join(known)}.",
             )
         if price is None:
             continue
         is_number = isinstance(price, (int, float)) and not isinstance(price, bool)
         if not is_number or not math.isfinite(price) or price < 0:
             raise UsageError(
-                f"the {kind} price of {model} in {name} must be a number, at least 0", hint=_HINT
+                f"the {kind} price for {model} in {name} must be a number of at least 0", hint=_HINT
             )
         prices[kind] = float(price)
     return prices

@@ -44,7 +44,7 @@ def read(name: str, sections: Mapping[str, Any], origin: str, hint: str | None =
     except PluginError as error:
         raise PluginError(
             f"the plugin {name} declares unusable settings: {error}",
-            hint=error.hint or "Report it to its maintainers.",
+            hint=error.hint or "Report the problem to the plugin's maintainers.",
             category="bug",
         ) from error
     values = {}
@@ -92,7 +92,7 @@ def effective(sections: Mapping[str, Any], origin: str) -> Iterator[tuple[str, A
             yield f"{KEY}.{name}.{field.name}", value, where, field.metadata.get("help", "")
     for name, unread in sections.items():
         if not any(plugins.same_name(name, known) for known in declared_by):
-            about = "no loaded plugin declares it"
+            about = "not declared by any loaded plugin"
             yield from ((f"{KEY}.{name}.{key}", "…", origin, about) for key in unread)
 
 
@@ -184,13 +184,13 @@ def types_of(schema: Any) -> dict[str, Any]:
         supported in a configuration file.
     """
     if not isinstance(schema, type) or not dataclasses.is_dataclass(schema):
-        raise PluginError(f"settings must be declared by a dataclass, not {schema!r}")
+        raise PluginError(f"settings must be declared as a dataclass, not {schema!r}")
     try:
         hints = typing.get_type_hints(schema)
     except (NameError, TypeError) as error:
         raise PluginError(
-            f"the types of {schema.__qualname__} cannot be read: {error}",
-            hint="Import the names in its annotations at run time, too.",
+            f"cannot resolve the annotations of {schema.__qualname__}: {error}",
+            hint="Import the annotated types at run time, not only for type checking.",
         ) from error
     found = {}
     for field in dataclasses.fields(schema):
@@ -203,8 +203,8 @@ def types_of(schema: Any) -> dict[str, Any]:
         if hint not in _WORDS and typing.get_origin(hint) is not typing.Literal:
             raise PluginError(
                 f"{where} has an unsupported type",
-                hint="Use str, int, float, bool, Path, tuple[str, ...], Literal, each with or "
-                "without None.",
+                hint="Use str, int, float, bool, Path, tuple[str, ...] or Literal, "
+                "optionally with None.",
             )
     return found
 
@@ -233,8 +233,11 @@ def _how_to_change(origin: str) -> str:
     written = file.profiles_in(file.read(path))
     if name != origin and name not in written and name in file.plugin_profile_names():
         owner = plugins.distribution_of(plugins.pick(plugins.PROFILES, name))
-        return f"Report it to the maintainers of {owner}; a profile {name!r} in {path} replaces it."
-    return f"Change it in {path}."
+        return (
+            f"Report the problem to the maintainers of {owner}. To override the profile, define "
+            f"{name!r} in {path}."
+        )
+    return f"Change the setting in {path}."
 
 
 def _is_a(value: Any, kind: Any) -> bool:

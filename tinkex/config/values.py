@@ -27,7 +27,7 @@ DESCRIPTIONS = {
     "base_url": "base URL of the service",
     "api_key": "API key",
     "api_key_command": "command that prints the API key",
-    "timeout": "maximum time to wait for the service (milliseconds, or 30s, 2m)",
+    "timeout": "maximum time to wait for the service, in milliseconds or with a unit (30s, 2m)",
     "http_pool": "HTTP pool that sends the requests",
     "format": "output format",
     "project_id": "project that new sessions belong to",
@@ -37,7 +37,7 @@ DESCRIPTIONS = {
 }
 #: Name of an HTTP pool option → its description.
 POOL_DESCRIPTIONS = {
-    "http_pool.driver": "installed HTTP pool that the name refers to",
+    "http_pool.driver": "installed HTTP pool that uses these options",
     "http_pool.ca_bundle": "certificate authorities to trust (file or directory)",
     "http_pool.client_cert": "client certificate in PEM format",
     "http_pool.client_key": "private key of the client certificate, if it is in a separate file",
@@ -96,7 +96,7 @@ def parse(name: str, value: Any) -> Any:
     except UnicodeEncodeError as error:  # the value is not repeated: it may be a key
         raise SettingsError(
             f"the value of {name} is not valid Unicode",
-            hint="The value is not UTF-8; convert it, for example with iconv.",
+            hint="Convert the value to UTF-8, for example with iconv.",
         ) from error
     parser: Callable[[Any], Any] = _PARSERS.get(name, _parse_text)
     return parser(value)
@@ -112,7 +112,7 @@ def from_text(name: str, text: str) -> Any:
         value = _FLAGS.get(value.lower(), value)
     if not value and value is not False:
         raise SettingsError(
-            f"the value of {name} is empty", hint=f"To remove it: tinkex config unset {name}"
+            f"the value of {name} is empty", hint=f"Remove the setting: tinkex config unset {name}"
         )
     parsed = parse(name, value)
     return list(parsed) if name == "tags" else value if name == "timeout" else parsed
@@ -128,7 +128,8 @@ def parse_timeout(text: str | int | float) -> float:
     if seconds <= 0 or seconds > 30 * 86400:
         raise SettingsError(
             f"not a timeout: {str(text)[:40]!r}",
-            hint="Give milliseconds (60000) or a unit (500ms, 30s, 2m), up to 30 days.",
+            hint="Use milliseconds (60000), or a number with a unit (500ms, 30s, 2m), up to 30 "
+            "days.",
         )
     return seconds
 
@@ -163,7 +164,7 @@ def _parse_url(value: Any) -> str:
     if parts.username or parts.password:
         raise SettingsError(
             "the base URL must not contain a user name or password",
-            hint="Give the key with --api-key or TINKER_API_KEY.",
+            hint="Pass the key with --api-key, or set TINKER_API_KEY.",
         )
     return text
 
@@ -184,7 +185,7 @@ def parse_flag(value: Any) -> bool:
         value = _FLAGS.get(value.lower(), value)
     if isinstance(value, bool):
         return value
-    raise SettingsError(f"neither true nor false: {value!r}")
+    raise SettingsError(f"expected true or false, not {value!r}")
 
 
 def _parse_text(value: Any) -> str:
@@ -198,7 +199,8 @@ def _parse_pool(value: Any) -> str:
     if isinstance(value, dict):
         raise SettingsError(
             "http_pool must be a name, not a mapping",
-            hint="Put the options under http_pools at the top level, and the pool's name here.",
+            hint="Put the options under http_pools at the top level, and set http_pool to the "
+            "pool's name.",
         )
     return _parse_text(value)
 
@@ -213,15 +215,16 @@ def _parse_headers(value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise SettingsError(
             "headers must be a mapping of names to strings",
-            hint="For example: headers: {X-Request-Id: a1}; on the command line as JSON.",
+            hint="For example: headers: {X-Request-Id: a1}. On the command line, use JSON.",
         )
     seen: set[str] = set()
     for name, text in value.items():
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
             raise SettingsError("headers contains an invalid header name")
         if name.lower() in _RESERVED | seen:
-            why = "is set by tinkex" if name.lower() in _RESERVED else "is given twice"
-            raise SettingsError(f"the header {name} {why}", hint="Set the key with api_key.")
+            is_reserved = name.lower() in _RESERVED
+            why = "cannot be changed: tinkex sets it" if is_reserved else "appears twice"
+            raise SettingsError(f"the header {name} {why}", hint="To set the API key, use api_key.")
         if not isinstance(text, str) or not re.fullmatch(
             r"[\x21-\x7e]([\t -~]*[\x21-\x7e])?", text
         ):

@@ -281,8 +281,8 @@ SAMPLE = {"sequences": [{"tokens": [1], "logprobs": [-1.0], "stop_reason": "leng
 @pytest.mark.parametrize(
     ("status", "answer", "message"),
     [
-        (200, SAMPLE, "this server does not return logprobs of the prompt"),
-        (200, SAMPLE | {"prompt_logprobs": [None, -1.0]}, "2 logprobs of the prompt for"),
+        (200, SAMPLE, "this server does not return prompt logprobs"),
+        (200, SAMPLE | {"prompt_logprobs": [None, -1.0]}, "2 prompt logprobs for"),
         (200, SAMPLE | {"prompt_logprobs": "x"}, "prompt_logprobs"),
         (401, {"detail": "no"}, "no (HTTP 401)"),
     ],

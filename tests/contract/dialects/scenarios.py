@@ -111,7 +111,7 @@ SCENARIOS = {
     "checkpoint delete": Scenario(
         "checkpoint delete {training} --force",
         "Deleted {training}\n",
-        refused=lacking("deleting checkpoints", "skyrl"),
+        refused=lacking("checkpoint deletion", "skyrl"),
     ),
     "checkpoint download": Scenario(
         "checkpoint download {sampler} --output {tmp}/files", "Downloaded to {tmp}/files\n"
@@ -145,8 +145,8 @@ SCENARIOS = {
     "checkpoint set-ttl": Scenario(
         "checkpoint set-ttl {sampler} --ttl 7d --force",
         r"re:{sampler} expires at \S+Z \(in 7d\)\n",
-        refused=lacking("expiry of checkpoints", *SKYRL)
-        | lacking("expiry of checkpoints", "tuft", status=405),
+        refused=lacking("checkpoint expiry", *SKYRL)
+        | lacking("checkpoint expiry", "tuft", status=405),
     ),
     "checkpoint prune": Scenario(
         "checkpoint prune --keep-last 5 --dry-run --type sampler",
@@ -155,7 +155,7 @@ SCENARIOS = {
     "checkpoint copy": Scenario(
         "checkpoint copy {training}",
         r"re:Copied to tinker://[^/]+/weights/final\n",
-        refused=lacking("copies of checkpoints", *OPEN),
+        refused=lacking("checkpoint copies", *OPEN),
     ),
     "checkpoint sync": Scenario(
         "checkpoint sync {run} {tmp}/models --type sampler",
@@ -193,14 +193,14 @@ SCENARIOS = {
         "session search",
         r"re:{session}\tactive\t\n",
         on={"local": r"re:{session}\tsuccess\t\n"},
-        refused=lacking("a search for sessions", *SKYRL)
-        | lacking("a search for sessions", "tuft", status=405),
+        refused=lacking("session search", *SKYRL)
+        | lacking("session search", "tuft", status=405),
     ),
     "session export-trace": Scenario(
         "session export-trace {session} --url-only",
         r"re:http://localhost:\d+/storage/trace\n",
         on={"local": r"re:http://local\.tinkex\.invalid/.*/trace\.pftrace\?\S+\n"},
-        refused=lacking("traces of sessions, or has no session with this id", *OPEN),
+        refused=lacking("session traces, or has no session with this id", *OPEN),
         operation="Trace export",
     ),
     "billing usage": Scenario(
@@ -213,7 +213,7 @@ SCENARIOS = {
         "billing checkpoint-storage -f value -c project_id",
         "p1\n",
         on={"local": "local\n"},
-        refused=lacking("the storage of checkpoints", *OPEN),
+        refused=lacking("checkpoint storage usage", *OPEN),
     ),
     "api": Scenario(
         "api training_runs/{run}", r're:\{(.|\n)*"training_run_id": ?"{run}"(.|\n)*\}\n'

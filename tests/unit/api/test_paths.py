@@ -61,10 +61,10 @@ def test_what_pasting_left_around_a_path_is_left_out(text):
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ("https://tinker-console.example/training-runs/3f%3Atrain%3A0?x", "the run id is 3f:t"),
-        ("https://tinker.example/checkpoints/r/weights%2Fx", "the run id is r."),
-        ("HTTPS://other.example/x", "This is the URL of a web page; "),
-        (" http://run/weights/x ", "This is the URL of a web page; "),
+        ("https://tinker-console.example/training-runs/3f%3Atrain%3A0?x", "The run id is 3f:t"),
+        ("https://tinker.example/checkpoints/r/weights%2Fx", "The run id is r."),
+        ("HTTPS://other.example/x", "This is a web page URL. "),
+        (" http://run/weights/x ", "This is a web page URL. "),
     ],
 )
 def test_the_hint_names_a_web_address_as_such(text, hint):

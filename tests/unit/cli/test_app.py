@@ -66,7 +66,7 @@ def test_help_fits_the_terminal_and_is_a_line_a_command_elsewhere(monkeypatch):
         (
             "--nope run",
             "Invalid option(s) for tinkex: --nope",
-            "Put the options of a command after it",
+            "Put command options after the command",
         ),
     ],
 )
@@ -103,7 +103,7 @@ NOUNS = {"checkpoint": "Checkpoint", "run": "Sampling"}
         (["checkpoint", "list", "--api-key", "@~nosuchuser/x"], "no such home directory"),
         ("checkpoint list --api-key -", "no API key in standard input"),
         ("config show --sort-column nope", "no column named 'nope'"),
-        (["config", "show", "--log-file", ""], "name of a file or directory is empty"),
+        (["config", "show", "--log-file", ""], "file or directory name is empty"),
         ("checkpoint delete", "use either checkpoint paths or filters"),
         ("checkpoint delete tinker://x", "not a checkpoint path: 'tinker://x'"),
         ("checkpoint", "--base-model or --model-path is required for checkpoint command"),

@@ -104,8 +104,8 @@ def test_the_option_that_was_meant(typed, meant):
             for words in ("--bogus", "--until x")
         ],
         *[(f"run {word}", "Subcommands of 'run': run batch, ") for word in ("hello", "foo -v")],
-        ("--limit 3 run list", "Put the options of a command after it: "),
-        ("-c x run list", "Put the options of a command after it: "),
+        ("--limit 3 run list", "Put command options after the command: "),
+        ("-c x run list", "Put command options after the command: "),
         ("run --prompt --max-tokens 3", "See: tinkex help run\n"),
         ("run --prompt", "See: tinkex help run\n"),
         ("checkpoint --train-mlp=false --output x", "See: tinkex help checkpoint\n"),
@@ -175,7 +175,7 @@ def test_a_noun_alone_lists_its_commands():
 def test_commands_of_plugins_that_are_not_installed(words, plugin, monkeypatch):
     monkeypatch.setenv("TINKEX_PLUGINS", "")
     done = invoke(words)
-    assert f"{plugin}. TINKEX_PLUGINS does not name {plugin}." in done.stderr
+    assert f"{plugin}. TINKEX_PLUGINS omits {plugin}." in done.stderr
     monkeypatch.setattr(plugins, "find_distribution", lambda name: None)
     assert f"{plugin}. Install it: pip install {plugin}" in invoke(words).stderr
 
@@ -185,7 +185,7 @@ def test_commands_of_plugins_that_are_not_installed(words, plugin, monkeypatch):
     [
         ("none", "No such file or directory", "Check the path."),
         ("file/none", "Not a directory", "Check the path."),
-        ("", "is empty", "Give a file name."),
+        ("", "is empty", "Specify a file name."),
         (".", "Is a directory", "Specify a file instead of a directory."),
         ("x" * 300, "File name too long", "Choose a shorter name."),
     ],
@@ -208,7 +208,9 @@ def test_hint_about_a_file_that_cannot_be_read(name, what, hint, tmp_path, monke
 def test_hint_about_a_configuration_file_that_cannot_be_read(text, config):
     config(text)
     done = invoke(["run", "list"])
-    assert "\nHint: Fix it in an editor, or set TINKEX_CONFIG to another file.\n" in done.stderr
+    assert (
+        "\nHint: Fix the file in an editor, or set TINKEX_CONFIG to another file.\n" in done.stderr
+    )
 
 
 @pytest.mark.parametrize("words", [["version"], ["plugin", "list"], ["help"], ["--version"]])

@@ -57,7 +57,7 @@ def test_a_short_name_is_looked_up_once(store):
 @pytest.mark.parametrize("name", ["latest", "@latest", "LATEST"])
 def test_names_with_another_meaning_are_refused(name, store):
     done = tinkex("alias", "set", name, PATH, code=1)
-    assert "cannot be an alias: it refers to the newest checkpoint" in done.stderr
+    assert "cannot be an alias because it refers to the newest checkpoint" in done.stderr
     assert not store.exists()
 
 
@@ -125,7 +125,7 @@ def test_an_alias_is_sampled(service):
         (["checkpoint", "info", "@prd"], "no alias named @prd", "Did you mean @prod?"),
         (["checkpoint", "info", "@lates"], "no alias named @lates", "Did you mean @latest?"),
         (["run", "info", "@x"], "no alias named @x", "See 'tinkex alias list'."),
-        (["alias", "remove", "prod", "x"], "no alias named @x", "Aliases: @prod."),
+        (["alias", "remove", "prod", "x"], "no alias named @x", "Known aliases: @prod."),
         (["run", "--model-path", "@x", "--prompt", "a"], "no alias named @x", "alias list"),
     ],
 )
@@ -140,9 +140,9 @@ def test_an_unknown_alias_is_reported_without_a_request(argv, message, hint, ser
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{", "is not a JSON object of names and paths"),
-        (b"[]", "is not a JSON object of names and paths"),
-        (b'{"prod": 3}', "is not a JSON object of names and paths"),
+        (b"{", "is not a JSON object that maps names to paths"),
+        (b"[]", "is not a JSON object that maps names to paths"),
+        (b'{"prod": 3}', "is not a JSON object that maps names to paths"),
         (b"\xff", "not UTF-8 text"),
         (b'{"prod": "file:///etc/passwd"}', "not a checkpoint path"),
     ],

@@ -152,7 +152,7 @@ def test_a_rank_that_the_server_refuses_makes_no_run(skyrl, save, monkeypatch):
     monkeypatch.setattr(SkyRL, "capabilities", lambda *_: found)
     done = save("--name", "x", "--rank", "257")
     assert done.exit_code == 1
-    assert "this service trains adapters up to rank 256, not 257" in done.stderr
+    assert "rank must be at most 256 on this service, not 257" in done.stderr
     assert skyrl.requests("POST", "create_session") == []
     assert save("--name", "x", "--rank", "256").exit_code == 0
 

@@ -50,7 +50,7 @@ def test_plugin_list_has_one_line_a_distribution_at_80_columns(fake_plugins, mon
     assert done.stderr == "To see the errors in p-bad: tinkex plugin show p-bad\n"
     plain = invoke(["plugin", "list"]).stdout.splitlines()
     assert "p-all\t3.1\t2 commands, HTTP pool\t" in plain
-    assert "p-off\t1.0\t2 commands\tnot used: TINKEX_PLUGINS turns p-off off" in plain
+    assert "p-off\t1.0\t2 commands\tnot used: TINKEX_PLUGINS disables p-off" in plain
 
 
 def test_plugin_list_shows_what_tinkex_plugins_says(fake_plugins, monkeypatch):
@@ -58,8 +58,8 @@ def test_plugin_list_shows_what_tinkex_plugins_says(fake_plugins, monkeypatch):
         entry = f"[tinkex.commands]\nhi = {name}:Hello\n"
         fake_plugins.add(name.replace("_", "-"), entry, COMMAND)
     for value, one, two in (
-        ("p.one,p-nix,q-nix", None, "not used: TINKEX_PLUGINS does not name p-two"),
-        ("-P_two,-p-nix", None, "not used: TINKEX_PLUGINS turns p-two off"),
+        ("p.one,p-nix,q-nix", None, "not used: TINKEX_PLUGINS omits p-two"),
+        ("-P_two,-p-nix", None, "not used: TINKEX_PLUGINS disables p-two"),
     ):
         monkeypatch.setenv("TINKEX_PLUGINS", value)
         done = invoke(["plugin", "list", "-f", "json"])

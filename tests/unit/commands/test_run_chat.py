@@ -119,7 +119,7 @@ def test_stop_strings_are_kept(tinkex, service):
         (["--messages", "-", "--prompt", "Hi"], "", "only one of --messages"),
         (["--messages", "-"], "", "standard input is not a JSON array of messages"),
         (["--messages", "-"], "Hi", "standard input is not a JSON array of messages"),
-        (["--messages", "-"], "[]", "messages must be a list of at least one message"),
+        (["--messages", "-"], "[]", "messages must be a non-empty list of messages"),
         (["--messages", "-"], '[{"role": "user"}]', "the content of message 1 must be a string"),
         (["--messages", "-"], "\udcff", "not UTF-8"),
         (["--messages", "none.json"], "", "cannot read none.json: No such file"),
@@ -284,7 +284,7 @@ def test_without_a_tokenizer_ids_are_shown(tinkex, service, tmp_path):
     [
         (["--logprobs"], {"logprobs": None}, "does not return logprobs for sampled tokens"),
         (["--top-logprobs", "3"], {}, "does not return alternatives to the sampled tokens"),
-        (["--prompt-logprobs"], {}, "does not return logprobs of the prompt"),
+        (["--prompt-logprobs"], {}, "does not return prompt logprobs"),
     ],
 )
 def test_a_server_that_returns_none_is_one_clear_error(words, sequence, message, tinkex):

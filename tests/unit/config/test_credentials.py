@@ -174,7 +174,11 @@ def test_a_credential_command_does_not_eat_what_was_piped_to_the_program():
 
 @pytest.mark.parametrize(
     ("command", "message"),
-    [("exit 3", "status 3"), ("true", "printed nothing"), ("sleep 20", "did not end within 2 s")],
+    [
+        ("exit 3", "status 3"),
+        ("true", "printed nothing"),
+        ("sleep 20", "did not finish within 2 s"),
+    ],
 )
 def test_a_credential_command_that_gives_no_key(command, message, monkeypatch):
     monkeypatch.setattr(credentials, "CREDENTIAL_COMMAND_TIMEOUT", 2 if "sleep" in command else 60)

@@ -106,11 +106,11 @@ def test_a_wrong_setting_in_the_profile_of_a_plugin_names_that_plugin(fake_plugi
     fake_plugins.add("p-notes", entries, SCHEMA + code)
 
     done = invoke(["--profile", "noted", "memo", "show"])
-    assert "Hint: Report it to the maintainers of p-notes; a profile 'noted' in" in done.stderr
+    assert "Hint: Report the problem to the maintainers of p-notes. To override the" in done.stderr
 
     path = config("profiles: {noted: {plugins: {p-notes: {limit: few}}}}")
     done = invoke(["--profile", "noted", "memo", "show"])
-    assert done.stderr.endswith(f"Hint: Change it in {path}.\n")
+    assert done.stderr.endswith(f"Hint: Change the setting in {path}.\n")
 
 
 def test_config_show_has_the_settings_of_plugins_and_masks_secret_ones(profile):
@@ -142,14 +142,14 @@ def test_a_section_that_no_plugin_reads_is_shown_without_its_values(profile):
     rows = invoke(["config", "show", "-f", "json"]).rows
 
     (row,) = (row for row in rows if row["name"] == "plugins.p-gone.limit")
-    assert (row["value"], row["description"]) == ("…", "no loaded plugin declares it")
+    assert (row["value"], row["description"]) == ("…", "not declared by any loaded plugin")
     assert "unknown" not in invoke(["profile", "list"]).stderr
 
 
 @pytest.mark.parametrize(
     ("schema", "problem"),
     [
-        ("Notes = dict", "settings must be declared by a dataclass"),
+        ("Notes = dict", "settings must be declared as a dataclass"),
         ("limit: int", "the setting limit of Notes has no default"),
         ("limits: dict[str, int] = None", "the setting limits of Notes has an unsupported type"),
         ("file: 'Path' = None", "name 'Path' is not defined"),

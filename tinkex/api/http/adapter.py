@@ -338,13 +338,13 @@ def _settings_error(causes: list[BaseException], host: str, proxy: str) -> Tinke
     of_proxy = (requests.exceptions.InvalidProxyURL, urllib3.exceptions.ProxySchemeUnknown)
     of_url = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
     if any(isinstance(cause, of_proxy) for cause in causes) or _is_malformed(proxy):
-        message = f"the URL of the HTTP proxy is malformed: {_public(proxy)}"
-        encode = "Percent-encode a password: # as %23, / as %2F. " if "@" in proxy else ""
+        message = f"malformed HTTP proxy URL: {_public(proxy)}"
+        encode = "Percent-encode the password (# as %23, / as %2F). " if "@" in proxy else ""
         return SettingsError(message, hint=encode + proxy_hint(proxy))
     for cause in causes:
         if isinstance(cause, requests.exceptions.InvalidSchema) and "SOCKS" in str(cause):
             return SettingsError(
-                "a SOCKS proxy is set, but support for SOCKS is not installed",
+                "a SOCKS proxy is set, but SOCKS support is not installed",
                 hint=f"Install it: pip install 'requests[socks]'. {proxy_hint(proxy)}",
             )
         if isinstance(cause, of_url):
@@ -360,11 +360,11 @@ def _proxy_error(causes: list[BaseException], host: str, proxy: str) -> TinkexEr
             return proxy_refusal(int(found[1]), host, proxy)
         if "WRONG_VERSION_NUMBER" in str(cause):  # https_proxy=https://… is a common mistake
             message = f"the HTTP proxy {_public(proxy)} does not support TLS"
-            return SettingsError(message, hint=f"Use http:// in its URL. {proxy_hint(proxy)}")
+            return SettingsError(message, hint=f"Use http:// in the proxy URL. {proxy_hint(proxy)}")
     if error := errors.tls_error(causes, f"the HTTP proxy {_public(proxy)}"):
         return error
     unknown = any(isinstance(c, urllib3.exceptions.NameResolutionError) for c in causes)
-    why = ": its name cannot be resolved" if unknown else errors.because(causes)
+    why = ": cannot resolve its host name" if unknown else errors.because(causes)
     message = f"the HTTP proxy {_public(proxy)} for {host} failed{why}"
     unsent = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
     is_unsent = any(isinstance(cause, unsent) for cause in causes)
@@ -400,10 +400,10 @@ def _public(proxy: str) -> str:
 def proxy_hint(proxy: str) -> str:
     """Return a hint that names the source of the proxy URL *proxy*."""
     if not proxy:
-        return "No proxy is configured for this URL; the network may use a transparent proxy."
+        return "No proxy is configured for this URL, but the network may use a transparent proxy."
     names = sorted(n for n, value in os.environ.items() if value == proxy and "proxy" in n.lower())
     origin = " and ".join(names) or "the environment"
-    return f"The proxy {_public(proxy)} comes from {origin}; NO_PROXY lists exceptions."
+    return f"The proxy {_public(proxy)} is set in {origin}. Use NO_PROXY to bypass it."
 
 
 def _urllib3_error(causes: list[BaseException], host: str) -> TinkexError | None:

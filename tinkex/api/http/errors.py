@@ -81,7 +81,7 @@ def tls_error(causes: Sequence[BaseException], host: str) -> TinkexError | None:
             return TLSError(message, hint=CA_HINT)
     for cause in causes:
         if isinstance(cause, OSError) and "CA certificate" in str(cause):
-            return SettingsError("the file with CA certificates does not exist", hint=CA_HINT)
+            return SettingsError("the CA certificate file does not exist", hint=CA_HINT)
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
             reason = (cause.reason or "handshake failed").replace("_", " ").lower()
             hint = CA_HINT if "no certificate" in reason else None

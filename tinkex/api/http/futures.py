@@ -85,7 +85,7 @@ def _failure(transport: Transport, value: Mapping[str, Any]) -> OperationFailed:
     is_user = str(value.get("category")).startswith("user")
     words = transport.auth.hidden(words_of(value))
     log_traceback(words)
-    words = detail_of(words) or "the operation failed, and the service reports no reason"
+    words = detail_of(words) or "the operation failed, and the service gave no reason"
     return OperationFailed(words, category="user" if is_user else "server")
 
 

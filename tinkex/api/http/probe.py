@@ -39,9 +39,11 @@ Status = Literal["ok", "warning", "fail", "skipped", "absent"]
 
 #: Maximum clock difference in seconds that does not invalidate signatures.
 _SKEW = 300
-_INSECURE_HINT = "Turn the option 'insecure' off."
-_RETRY_HINT = "Try again later; if the problem persists, contact the operator of the service."
-_CLOCK_HINT = "Set the clock of this machine (timedatectl set-ntp true): signatures depend on it."
+_INSECURE_HINT = "Turn off the option 'insecure'."
+_RETRY_HINT = "Try again later. If the problem persists, contact the service operator."
+_CLOCK_HINT = (
+    "Correct this machine's clock (timedatectl set-ntp true), because signatures depend on it."
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Prober:
     def proxy(self) -> list[CheckResult]:
         """Find the proxy for the service."""
         proxy = adapter.proxy_for(self._settings.base_url)
-        found = f"{proxy.rpartition('@')[2]}; NO_PROXY lists exceptions" if proxy else "none"
+        found = f"{proxy.rpartition('@')[2]} (NO_PROXY lists exceptions)" if proxy else "none"
         return [CheckResult("proxy", "ok", found)]
 
     def dns(self) -> list[CheckResult]:
@@ -106,7 +108,7 @@ class Prober:
             found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             why = getattr(error, "strerror", None) or "not a valid host name"
-            hint = "Check the name and the network connection."
+            hint = "Check the host name and the network connection."
             return [CheckResult("dns", "fail", f"cannot resolve {self._host}: {why}", hint)]
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
         took = (time.monotonic() - start) * 1000
@@ -137,7 +139,7 @@ class Prober:
             ]
         issuer = dict(pair for group in certificate.get("issuer", ()) for pair in group)
         name = issuer.get("organizationName") or issuer.get("commonName") or "an unnamed authority"
-        return [CheckResult("tls", "ok", f"{version}, certificate of {name}")]
+        return [CheckResult("tls", "ok", f"{version}, certificate issued by {name}")]
 
     def service(self) -> list[CheckResult]:
         """Send requests without the key to measure latency and compare the server's clock."""
@@ -230,7 +232,11 @@ class Prober:
         driver = self._settings.pool_driver
         if driver not in (pools.DEFAULT_DRIVER, plugins.preferred_pool(self._settings)):
             return f"the HTTP pool {self._settings.http_pool} sends the requests"
-        return "the proxy resolves it" if adapter.proxy_for(self._settings.base_url) else None
+        return (
+            "the proxy resolves the host name"
+            if adapter.proxy_for(self._settings.base_url)
+            else None
+        )
 
     def _handshake(self) -> tuple[str, Any]:
         """Return the TLS version of a connection and the server's certificate."""
@@ -328,10 +334,10 @@ def _probes() -> list[Request]:
 def _clock(response: Response) -> CheckResult:
     """Compare this machine's clock with the server's."""
     if response.date is None:
-        return CheckResult("clock", "skipped", "the server does not send its time")
+        return CheckResult("clock", "skipped", "the server does not report its time")
     apart = (datetime.now(UTC) - response.date).total_seconds()
     direction = "ahead of" if apart > 0 else "behind"
-    detail = f"{abs(apart):.0f} s {direction} the server's"
+    detail = f"{abs(apart):.0f} s {direction} the server's clock"
     if abs(apart) > _SKEW:
         return CheckResult("clock", "fail", detail, _CLOCK_HINT)
     return CheckResult("clock", "ok", detail)

@@ -300,7 +300,7 @@ class Transport:
         url = join_url(self.base_url, location)
         why = "but tinkex does not send the API key there"
         if same_origin(url, self.base_url):
-            why = f"but tinkex follows that only for GET requests (HTTP {response.status})"
+            why = f"but tinkex follows redirects only for GET requests (HTTP {response.status})"
         base, api, _ = url.partition("/api/v1/")
         return Redirected(f"{host} redirects to {url}, {why}", location=base if api else "")
 
@@ -506,7 +506,7 @@ def _encoded(body: Any) -> bytes:
     except UnicodeEncodeError as error:
         raise UsageError(
             "the request contains text that is not valid Unicode",
-            hint="The input is not UTF-8: convert it, for example with iconv.",
+            hint="Convert the input to UTF-8, for example with iconv.",
         ) from error
 
 

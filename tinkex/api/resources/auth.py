@@ -88,7 +88,7 @@ class Auth:
 
         :raises Unauthorized: the service does not accept the key.
         """
-        deadline = self._transport.deadline("a response of the service")
+        deadline = self._transport.deadline("a response from the service")
         began = time.monotonic()
         key, is_proved = None, True
         try:
@@ -133,9 +133,9 @@ class Auth:
         )
 
     def revoke(self) -> None:
-        """Delete the key on the server, for everyone who uses it."""
-        deadline = self._transport.deadline("the revocation of the key")
-        request = Request("DELETE", "auth/apikey/me", what="revoking a key")
+        """Delete the key on the server, for every user of it."""
+        deadline = self._transport.deadline("key revocation")
+        request = Request("DELETE", "auth/apikey/me", what="key revocation")
         self._transport.call(request, deadline)
 
     def _key(self, deadline: Deadline) -> ApiKey:

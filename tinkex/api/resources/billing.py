@@ -171,7 +171,7 @@ class Billing:
         :param project_id: only the storage of this project.
         """
         params = {"project_id": project_id} if project_id else {}
-        what = "the storage of checkpoints"
+        what = "checkpoint storage usage"
         request = Request("GET", _STORAGE, params=params, what=what)
         data = self._call(request, self._transport.deadline(what))
         rows = [schema.read(StoredCheckpoints, row, "data") for row in schema.items(data, "data")]
@@ -183,7 +183,7 @@ class Billing:
         Never raises: only some services have billing, and only some keys may view it.
         """
         patience = min(_PATIENCE, self._transport.settings.timeout)
-        deadline = self._transport.deadline("the price of storage", patience)
+        deadline = self._transport.deadline("the storage price", patience)
         # Not retried: most servers do not bill, and report that in many ways.
         request = Request("GET", _STORAGE, repeatable=False)
         try:
@@ -196,7 +196,7 @@ class Billing:
         try:
             return self._transport.call(request, deadline).object()
         except Forbidden as error:
-            error.hint = "The owner of the key needs permission to view the organization's billing."
+            error.hint = "The key's owner needs permission to view the organization's billing data."
             raise
 
 
@@ -207,7 +207,7 @@ def aligned(start: datetime, end: datetime) -> tuple[datetime, datetime]:
     """
     start, end = start.astimezone(UTC), end.astimezone(UTC)
     if end <= start:
-        raise UsageError("the time span is empty: its end must be after its start")
+        raise UsageError("the end of the time span must be after its start")
     last = end.replace(minute=0, second=0, microsecond=0)
     last = last if last == end else last + timedelta(hours=1)
     return start.replace(minute=0, second=0, microsecond=0), last
@@ -265,7 +265,8 @@ def summarize(
     :raises UsageError: *by* is not a dimension.
     """
     if by not in DIMENSIONS:
-        raise UsageError(f"usage cannot be summarized by {by!r}", hint=", ".join(DIMENSIONS))
+        hint = f"Use one of {', '.join(DIMENSIONS)}."
+        raise UsageError(f"usage cannot be summarized by {by!r}", hint=hint)
 
     def run(event: UsageEvent) -> str | None:
         runs = ", ".join((runs_of or {}).get(event.session_id or "", ()))

@@ -135,17 +135,17 @@ class Changes:
             return _missing(path)  # the server may change another kind of that name
         if self._force or not (twins := self.twins(path)):
             return None
-        why = "and this server may change that checkpoint instead because its ids have no kind"
-        return SharedName(f"{a_few(twins)} has the same name, {why}")
+        why = "this server identifies checkpoints only by name, so it may change"
+        return SharedName(f"{why} {a_few(twins)} instead")
 
     def publish(self, path: str) -> None:
         """See :meth:`tinkex.api.Checkpoints.publish`."""
-        deadline = self._transport.deadline("the publication of the checkpoint")
+        deadline = self._transport.deadline("publishing")
         self._change(path, Request("POST", "/publish", what="publishing"), deadline)
 
     def unpublish(self, path: str) -> None:
         """See :meth:`tinkex.api.Checkpoints.unpublish`."""
-        deadline = self._transport.deadline("the unpublishing of the checkpoint")
+        deadline = self._transport.deadline("unpublishing")
         try:
             self._change(path, Request("DELETE", "/publish", what="unpublishing"), deadline)
         except BadRequest as error:
@@ -157,7 +157,7 @@ class Changes:
     def set_ttl(self, path: str, seconds: int | None) -> None:
         """See :meth:`tinkex.api.Checkpoints.set_ttl`."""
         deadline = self._transport.deadline("the new expiry time")
-        request = Request("PUT", "/ttl", {"ttl_seconds": seconds}, what="expiry of checkpoints")
+        request = Request("PUT", "/ttl", {"ttl_seconds": seconds}, what="checkpoint expiry")
         self._change(path, request, deadline)
 
     def delete(self, path: str) -> None:
@@ -176,10 +176,10 @@ class Changes:
                     self._delete_and_check(path, run, self._deadline(), tries=2)
 
     def _deadline(self) -> Deadline:
-        return self._transport.deadline("the deletion of the checkpoint")
+        return self._transport.deadline("checkpoint deletion")
 
     def _delete(self, path: str, deadline: Deadline) -> None:
-        self._change(path, Request("DELETE", "", what="deleting checkpoints"), deadline)
+        self._change(path, Request("DELETE", "", what="checkpoint deletion"), deadline)
 
     def _delete_and_check(self, path: str, run: _Run, deadline: Deadline, tries: int = 1) -> None:
         """Delete *path* in at most *tries* requests, until it is no longer listed."""
@@ -196,13 +196,13 @@ class Changes:
         if key_of(path) not in run.left:
             doubtful = "is still listed, but its files may have been deleted"
             twins = [other for other in self.twins(path) if key_of(other) in run.left]
-            self.notes[path] = [f"{other} was deleted, too" for other in lost]
+            self.notes[path] = [f"the server also deleted {other}" for other in lost]
             self.notes[path] += [f"{other} {doubtful}" for other in twins]
         elif failure and not lost:
             raise failure
         else:
             message = "the server reports success, but still lists the checkpoint"
-            message += f"; {a_few(lost)} was deleted instead" if lost else ""
+            message += f", and deleted {a_few(lost)} instead" if lost else ""
             raise OperationFailed(message, category="user" if lost else "server")
 
     def _look_again(
@@ -223,7 +223,7 @@ class Changes:
                 except NotFound:  # it was the last checkpoint of its run
                     pass
                 except TinkexError as error:
-                    why = f"the list of checkpoints could not be read after the deletion: {error}"
+                    why = f"cannot list the checkpoints of the run after the deletion: {error}"
                     raise failure or OperationFailed(why) from error
                 run.lost += sorted(run.left - listed - self._keys)
                 run.left &= listed
@@ -237,7 +237,7 @@ class Changes:
         with run.lock:
             if not run.is_read:
                 run.is_read = True
-                deadline = deadline or self._transport.deadline("the checkpoints of the run")
+                deadline = deadline or self._transport.deadline("the run's checkpoints")
                 try:
                     run.fill(self._list_of_run(run_id, deadline))
                 except (NotFound, NotOffered):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -53,8 +53,10 @@ if TYPE_CHECKING:
 
 #: Minimum and maximum seconds until a checkpoint expires: an hour and ten years.
 TTL_LIMITS = (3600, 10 * 365 * 86400)
-NOT_OFFERED = "This server has no list across all runs; each run was queried."
-INCOMPLETE = "This server's list across all runs has no sampler checkpoints; each run was queried."
+NOT_OFFERED = "This server has no list across all runs, so tinkex queried each run."
+INCOMPLETE = (
+    "This server's list across all runs has no sampler checkpoints, so tinkex queried each run."
+)
 
 _ACCOUNT_LIST = "GET checkpoints"
 #: Checkpoints per page.
@@ -156,7 +158,7 @@ class Checkpoints:
         skipped = {c.tinker_path for c in found if not c.is_known} - self._skipped
         self._skipped |= skipped
         if skipped:
-            note = f"Skipped because kind, type or time is unknown: {a_few(sorted(skipped))}."
+            note = f"Skipped because the kind, type or time is unknown: {a_few(sorted(skipped))}."
             self._transport.deadline("the checkpoints").report(note=note)
         return [checkpoint for checkpoint in found if checkpoint.is_known]
 
@@ -272,7 +274,7 @@ class Checkpoints:
         :param access_token: key of the account that may read the original, if not this one.
         """
         body: dict[str, object] = {"source_path": str(TinkerPath.from_string(path))}
-        deadline = self._transport.deadline("the copy of the checkpoint")
+        deadline = self._transport.deadline("the checkpoint copy")
         if ttl_seconds is not None:
             body["ttl_seconds"] = ttl_seconds
         headers = {_TOKEN_HEADER: credentials.checked(access_token)} if access_token else {}
@@ -291,7 +293,7 @@ class Checkpoints:
         """
         parsed = TinkerPath.from_string(path)
         patience = min(_PATIENCE, self._transport.settings.timeout)
-        deadline = self._transport.deadline("other checkpoints of the run", patience)
+        deadline = self._transport.deadline("the run's other checkpoints", patience)
         try:
             found = list_of_run(self._transport, parsed.run_id, deadline)
         except NotFound:
@@ -402,7 +404,7 @@ class Checkpoints:
         from tinkex.api.http import futures  # which lists do not need
 
         # Retries have the same idempotency key, so they create no second copy.
-        what = "copies of checkpoints"
+        what = "checkpoint copies"
         request = Request("POST", "copy_weights", body, headers=headers, repeatable=True, what=what)
         answer = self._transport.call(request, deadline).object()
         if answer.get("tinker_path") is None:  # some servers respond slowly
@@ -428,7 +430,7 @@ def suggestion(path: TinkerPath, found: Iterable[Checkpoint]) -> str:
     others.sort(key=lambda other: other.kind != path.kind)
     near = closest(path.name, [other.name for other in others])
     by_name = {other.name: str(other) for other in reversed(others)}
-    return f"This run has: {a_few([by_name[name] for name in near], total=len(others))}."
+    return f"Checkpoints in this run: {a_few([by_name[name] for name in near], total=len(others))}."
 
 
 def closest(name: str, names: Iterable[str]) -> list[str]:
@@ -455,7 +457,7 @@ def list_of_run(transport: Transport, run_id: str, deadline: Deadline) -> list[C
 
 
 def _listed(transport: Transport, run_id: str, deadline: Deadline) -> list[Checkpoint]:
-    request = Request("GET", f"{run_url(run_id)}/checkpoints", what="lists of checkpoints")
+    request = Request("GET", f"{run_url(run_id)}/checkpoints", what="checkpoint lists")
     data = call_about_run(transport, run_id, request, deadline).object()
     found = (Checkpoint.from_json(record, run_id) for record in schema.rows(data, "checkpoints"))
     different = {checkpoint.tinker_path: checkpoint for checkpoint in found}
@@ -476,19 +478,7 @@ def walk_account(
     if _ACCOUNT_LIST in transport.missing:
         return _page_of_runs(transport, deadline, limit, offset, NOT_OFFERED)
     scope = {"access_scope": access_scope} if access_scope else {}
-
-    def walk(limit: int | None, offset: int) -> Walk[Checkpoint]:
-        return pagination.walk(
-            transport,
-            Request("GET", "checkpoints", params=scope, what="a list across all runs"),
-            Checkpoint.from_json,
-            deadline,
-            limit=limit,
-            offset=offset,
-            page_size=_PAGE_SIZE,
-            key=lambda checkpoint: checkpoint.tinker_path,
-        )
-
+    walk = partial(_walk_list, transport, deadline, scope)
     try:
         found = pagination.newest_first(walk, time_of, limit, offset)
         seen = found if isinstance(found, Page) else found.first()
@@ -506,6 +496,25 @@ def walk_account(
         if any(run.last_sampler_checkpoint is not None for run in runs):
             return _page_of_runs(transport, deadline, limit, offset, INCOMPLETE)
     return found
+
+
+def _walk_list(
+    transport: Transport,
+    deadline: Deadline,
+    params: Mapping[str, str],
+    limit: int | None,
+    offset: int,
+) -> Walk[Checkpoint]:
+    return pagination.walk(
+        transport,
+        Request("GET", "checkpoints", params=params, what="a checkpoint list across all runs"),
+        Checkpoint.from_json,
+        deadline,
+        limit=limit,
+        offset=offset,
+        page_size=_PAGE_SIZE,
+        key=lambda checkpoint: checkpoint.tinker_path,
+    )
 
 
 def _page_of_runs(

@@ -68,5 +68,5 @@ def models_in(data: schema.Json) -> Page[Model]:
     rows = schema.rows(data, "supported_models", (Mapping, str))
     models = [model for row in rows if (model := Model.from_json(row)) is not None]
     left_out = len(rows) - len(models)
-    note = f"Omitted models without a name: {left_out} of {len(rows)} models." if left_out else None
+    note = f"Omitted models without a name: {left_out} of {len(rows)}." if left_out else None
     return Page(models, len(models), note=note)

@@ -37,7 +37,7 @@ from tinkex.exceptions import (
 R = TypeVar("R")
 T = TypeVar("T")
 
-_FORMS = "Give tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @latest."
+_FORMS = "Use tinker://RUN/KIND/NAME, RUN:NAME, RUN@latest or @latest."
 _NAME = re.compile(r"([^@~]*)(@latest(?::([a-z_]+))?)?(?:~([0-9]{1,6}))?")
 _KINDS_OF_NAME = {"checkpoint": "checkpoint path or name", "run": "training run id or name"}
 #: A slash is allowed only in RUN:weights/NAME and RUN:training/NAME.
@@ -203,11 +203,11 @@ class _Search:
         if len(fitting) > 1 and not name.latest:
             raise AmbiguousName(
                 f"the run {run_id} has {len(fitting)} checkpoints",
-                hint="Use RUN:NAME or RUN@latest. The run has "
+                hint="Use RUN:NAME or RUN@latest. Checkpoints in the run: "
                 f"{a_few([checkpoint.tinker_path for checkpoint in fitting])}.",
             )
         what = f"{kind + ' ' if kind else ''}checkpoints"
-        what += f" of the run {run_id}" if run_id else ""
+        what += f" in the run {run_id}" if run_id else ""
         return _nth(fitting, name.back, what, "checkpoint").tinker_path
 
     def _checkpoints(self, text: str) -> tuple[str, str | None, Sequence[Checkpoint]]:
@@ -264,7 +264,7 @@ def _parsed(text: str, what: str) -> _Name:
     if kind is not None and kind not in TYPES:
         raise UsageError(
             f"unknown checkpoint type {shown(kind)}",
-            hint="@latest may be followed by :sampler, :training or :external.",
+            hint="Use :sampler, :training or :external after @latest.",
         )
     is_latest = latest is not None or back is not None
     return _Name(text, run, is_latest, TYPES[kind] if kind else None, int(back or 0))
@@ -297,11 +297,13 @@ def _labelled(
         near = closest(label, [p.checkpoint_id if "/" in label else p.name for p in names.values()])
         raise UsageError(
             f"the run {run_id} has no checkpoint called {shown(label)}",
-            hint=f"This run has: {a_few(near)}." if near else "This run has no checkpoints.",
+            hint=f"Checkpoints in this run: {a_few(near)}."
+            if near
+            else "This run has no checkpoints.",
         )
     if len(fitting) > 1:
         raise AmbiguousName(
-            f"{len(fitting)} checkpoints of the run {run_id} are called {shown(label)}",
+            f"{len(fitting)} checkpoints in the run {run_id} are called {shown(label)}",
             hint=f"Use a full path: {a_few([str(p) for p in fitting])}.",
         )
     line = [c for c in found if c.path and c.path.kind == fitting[0].kind]

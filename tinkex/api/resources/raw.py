@@ -23,25 +23,30 @@ _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 #: Default number of items per page.
 _PAGE = 100
-_HINT = "Give a path below /api/v1, such as training_runs, or below the base URL: /api/v1/healthz."
+_HINT = (
+    "Use a path relative to /api/v1, such as training_runs, or to the base URL, such as "
+    "/api/v1/healthz."
+)
 
 
 def request(transport: Transport, given: Request, *, paginate: bool = False) -> Response:
     """Check and send *given*; see :meth:`tinkex.api.ServiceClient.request`."""
     method, body = given.method.upper(), given.body
     if not _METHOD.fullmatch(method):
-        raise UsageError(f"not an HTTP method: {method[:40]!r}", hint="GET, POST, PUT, DELETE")
+        raise UsageError(
+            f"not an HTTP method: {method[:40]!r}", hint="Use GET, POST, PUT or DELETE."
+        )
     below, query = _below(transport.base_url, given.path)
     _check(given.headers, given.params)
     call = Request(method, below, body, {**query, **given.params}, given.headers)
-    deadline = transport.deadline("an answer")
+    deadline = transport.deadline("a response")
     if not paginate:
         return transport.call(call, deadline)
     if method == "GET":
         return _joined(_by_offset(transport, call, deadline))
     if method == "POST" and isinstance(body, (dict, type(None))):
         return _joined(_by_cursor(transport, call, deadline))
-    raise UsageError("only a GET, or a POST with a JSON object, can be paginated")
+    raise UsageError("only a GET request, or a POST request with a JSON object, can be paginated")
 
 
 def _check(headers: Mapping[str, Any], params: Mapping[str, Any]) -> None:
@@ -56,7 +61,7 @@ def _check(headers: Mapping[str, Any], params: Mapping[str, Any]) -> None:
         try:
             "".join(map(str, [name, *texts])).encode()
         except UnicodeEncodeError as error:
-            raise UsageError(f"the value of {name[:40]!r} is not valid Unicode") from error
+            raise UsageError(f"the parameter {name[:40]!r} is not valid Unicode") from error
 
 
 def _below(base_url: str, path: str) -> tuple[str, dict[str, Any]]:
@@ -67,13 +72,13 @@ def _below(base_url: str, path: str) -> tuple[str, dict[str, Any]]:
     if path.startswith(("http://", "https://")):
         if not path.startswith(base_url + "/"):
             raise UsageError(
-                f"the path is not under the base URL {base_url}: {path[:200]!r}", hint=_HINT
+                f"the URL does not begin with the base URL {base_url}: {path[:200]!r}", hint=_HINT
             )
         path = path.removeprefix(base_url)
     where, _, query = path.partition("?")
     segments = unquote(where).replace("\\", "/").split("/")
     if not where.strip("/") or "#" in path or "://" in where or not path.isprintable():
-        raise UsageError(f"not a path of the API: {path[:200]!r}", hint=_HINT)
+        raise UsageError(f"not an API path: {path[:200]!r}", hint=_HINT)
     if where.startswith("//") or ".." in segments or "." in segments:
         raise UsageError(f"not a path below the base URL: {path[:200]!r}", hint=_HINT)
     values = parse_qs(query, keep_blank_values=True)
@@ -130,7 +135,7 @@ def _list_in(page: Mapping[str, Any]) -> str:
     names = [name for name, value in page.items() if isinstance(value, list)]
     if len(names) != 1:
         raise InvalidResponse(
-            "the response is not a page of a list",
+            "the response must contain exactly one list",
             hint="Repeat the request without pagination to see the response.",
         )
     return names[0]

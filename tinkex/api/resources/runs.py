@@ -132,7 +132,7 @@ class Runs:
         """
         from tinkex.api.http import futures  # which lists do not need
 
-        deadline = self._transport.deadline("the unloading of the run")
+        deadline = self._transport.deadline("run unloading")
         request = Request("POST", "unload_model", {"model_id": run_id}, what="unloading runs")
         answer = self._transport.call(request, deadline)
         if answer.body.strip():
@@ -177,7 +177,7 @@ def walk_runs(
     scope = {"access_scope": access_scope} if access_scope else {}
     return pagination.walk(
         transport,
-        Request("GET", "training_runs", params=scope, what="listing runs"),
+        Request("GET", "training_runs", params=scope, what="a list of runs"),
         partial(_row, transport),
         deadline,
         limit=limit,

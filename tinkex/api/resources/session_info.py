@@ -102,7 +102,7 @@ class SessionQuery:
         :raises UsageError: the service does not offer these conditions.
         """
         if self.owners and self.accessible:
-            raise UsageError("give either owners or accessible, not both")
+            raise UsageError("pass either owners or accessible, not both")
         owner: dict[str, Any] = {"type": "accessible" if self.accessible else "own"}
         if self.owners:
             owner = {"type": "user", "owner_urns": list(self.owners)}

@@ -114,7 +114,7 @@ class Session:
     def _send(self, request: Request, seconds: float) -> Response | None:
         """Send *request* once; return the response, or ``None`` if there was none."""
         try:
-            return self._transport.once(request, Deadline("an answer", seconds))
+            return self._transport.once(request, Deadline("a response", seconds))
         except TinkexError:
             return None
 
@@ -251,7 +251,7 @@ class Sessions:
         limit = pagination.positive_limit(limit, 0)
         deadline = self._transport.deadline("the search")
         body = (query or SessionQuery()).body()
-        what = "a search for sessions"
+        what = "session search"
         found: list[SessionSummary] = []
         cursor: Any = None
         while True:
@@ -274,7 +274,7 @@ class Sessions:
         """
         deadline = self._transport.deadline("the trace")
         path = f"sessions/{segment(session_id)}/trace_export"
-        request = Request("GET", path, what="traces of sessions, or has no session with this id")
+        request = Request("GET", path, what="session traces, or has no session with this id")
         interval = FIRST_INTERVAL
         while True:
             data = self._call(request, deadline).object()
@@ -282,7 +282,7 @@ class Sessions:
             if status == "ready":
                 return join_url("", schema.text(data, "url"))
             if status == "failed":
-                why = schema.optional_text(data, "error") or "the service reports no reason"
+                why = schema.optional_text(data, "error") or "the service gave no reason"
                 raise OperationFailed(f"the trace could not be built: {why}")
             if status != "pending":
                 schema.refuse(f"unknown trace status {status!r}")
@@ -362,7 +362,7 @@ def explain_full(error: TinkexError) -> None:
     if _FULL.search(error.message):
         error.category = "server"
         error.hint = (
-            "The server has no free capacity. Unload a run, or wait: an idle session ends some "
+            "The server has no free capacity. Unload a run, or wait: an idle session ends a few "
             "minutes after its last request."
         )
 

@@ -109,7 +109,7 @@ def snapshots(
             failures = 0
             yield snapshot
         sleep(max(0.0, min(pause, whole.seconds - whole.elapsed)))
-    raise WaitedOut("the time limit for waiting has passed")
+    raise WaitedOut("the time limit has passed")
 
 
 def changes(before: Snapshot | None, now: Snapshot) -> list[Change]:
@@ -145,7 +145,7 @@ def check_usable(snapshot: Snapshot) -> None:
     if snapshot.run.corrupted:
         raise OperationFailed(
             f"the training run {snapshot.run.training_run_id} is corrupted and cannot continue",
-            hint="Its checkpoints can still be used: start a run from the last usable checkpoint.",
+            hint="Start a new run from the last usable checkpoint.",
             category="user",
         )
 

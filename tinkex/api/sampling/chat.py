@@ -163,7 +163,7 @@ def text_messages(messages: object) -> list[dict[str, Any]]:
     :raises UsageError: *messages* is not a list of messages, or has content that is not text.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise UsageError("messages must be a list of at least one message")
+        raise UsageError("messages must be a non-empty list of messages")
     checked = []
     for number, message in enumerate(messages, 1):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):

@@ -140,7 +140,7 @@ class SamplingClient:
         """
         if self._base_model:
             return self._base_model
-        deadline = deadline or self._transport.deadline("the name of the base model")
+        deadline = deadline or self._transport.deadline("the base model name")
         path = f"samplers/{segment_from_server(self.sampling_session_id)}"
         with suppress(APIError):
             found = self._transport.call(Request("GET", path), deadline).object()
@@ -181,14 +181,7 @@ class SamplingClient:
         :raises tinkex.exceptions.OperationFailed: the service failed to compute it.
         :raises tinkex.exceptions.TimedOut: the timeout of the settings passed.
         """
-        if num_samples < 1:
-            raise UsageError(f"the number of samples must be at least 1, not {num_samples}")
-        if not tokens:
-            raise UsageError("the prompt is empty")
-        if not are_token_ids(tokens):
-            raise UsageError(
-                f"the prompt contains an invalid token id: {why_not_token_ids(tokens)}"
-            )
+        _check(tokens, num_samples)
         body = {
             "sampling_session_id": self.sampling_session_id,
             "num_samples": num_samples,
@@ -277,7 +270,7 @@ class SamplingClient:
                     raise
                 with self._lock:
                     self.resubmissions += 1
-                deadline.pause(delay, f"{reason}; submitting the sample again")
+                deadline.pause(delay, f"{reason}; resubmitting the request")
         raise AssertionError("unreachable")
 
     def _submit(self, body: dict[str, Any], size: int, deadline: Deadline) -> dict[str, Any]:
@@ -310,6 +303,15 @@ class SamplingClient:
                 deadline.report(reason="the service is busy", retry_in=pause)
 
 
+def _check(tokens: Sequence[int], num_samples: int) -> None:
+    if num_samples < 1:
+        raise UsageError(f"the number of samples must be at least 1, not {num_samples}")
+    if not tokens:
+        raise UsageError("the prompt is empty")
+    if not are_token_ids(tokens):
+        raise UsageError(f"the prompt contains an invalid token id: {why_not_token_ids(tokens)}")
+
+
 def encode_prompt(
     tokenizer: Tokenizer | None, prompt: Prompt, timeout: float | None = None
 ) -> Sequence[int]:
@@ -321,7 +323,7 @@ def encode_prompt(
     """
     if isinstance(prompt, str) or is_chat(prompt):
         if tokenizer is None:
-            raise UsageError("a tokenizer is required for a prompt of text or messages")
+            raise UsageError("a text or message prompt requires a tokenizer")
         if isinstance(prompt, str):
             return tokenizer.encode(prompt, timeout=timeout)
         return tokenizer.encode_messages(prompt, timeout=timeout)
@@ -331,7 +333,7 @@ def encode_prompt(
 def _resubmission_reason(error: TinkexError) -> str | None:
     """Return why to resubmit an accepted sample after *error*; ``None``: do not resubmit."""
     if isinstance(error, NotFound) and error.status == 410:
-        return "the service has lost the request"
+        return "the service lost the request"
     if isinstance(error, OperationFailed) and error.category == "server":
         return "the service failed to compute the sample"
     if isinstance(error, ServerError):

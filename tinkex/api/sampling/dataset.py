@@ -14,8 +14,8 @@ from tinkex.exceptions import LocalError, UsageError
 from tinkex.files import MAX_INPUT
 
 _HINT = (
-    "Each row is a JSON object on its own line, with 'messages', 'prompt' and 'completion', or "
-    "'text'."
+    "Write each row as a JSON object on a separate line, with 'messages', with 'prompt' and "
+    "'completion', or with 'text'."
 )
 
 Message = Mapping[str, Any]
@@ -152,7 +152,9 @@ def parse_row(
         raise UsageError(f"the row matches several layouts: {' and '.join(kinds)}")
     if not kinds:
         names = ", ".join(repr(names[0]) for names in _NEEDED.values())
-        raise UsageError(f"a row must have one of {names}, not only {brief_json(list(row))}")
+        raise UsageError(
+            f"a row must have one of {names}, but this row has only {brief_json(list(row))}"
+        )
     (kind,) = kinds
     missing = [name for name in _NEEDED[kind] if name not in row]
     if missing:
@@ -198,7 +200,7 @@ def _flag(message: Message) -> bool | None:
         if value is None:
             continue
         if value not in (0, 1):
-            raise UsageError(f"{name!r} of a message must be 0 or 1, not {brief_json(value)}")
+            raise UsageError(f"{name!r} in a message must be 0 or 1, not {brief_json(value)}")
         return bool(value)
     return None
 
@@ -226,7 +228,7 @@ def _sharegpt(row: Mapping[str, Any]) -> Conversation:
     for number, message in enumerate(given, 1):
         if not isinstance(message, dict) or str(message.get("from")) not in _ROLES:
             raise UsageError(
-                f"'from' of message {number} must be one of {', '.join(_ROLES)}, in "
+                f"'from' in message {number} must be one of {', '.join(_ROLES)}: "
                 f"{brief_json(message)}"
             )
         messages.append({"role": _ROLES[message["from"]], "content": _text(message, "value")})

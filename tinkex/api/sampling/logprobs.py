@@ -20,8 +20,8 @@ LAST_N = "prompt_logprobs_last_n"
 _PROMPT, _TOPK_PROMPT, _TOPK = "prompt_logprobs", "topk_prompt_logprobs", "topk_sample_logprobs"
 #: Member of a request → what it requests.
 _NAMES = {
-    _PROMPT: "logprobs of the prompt",
-    _TOPK_PROMPT: "alternatives to the tokens of the prompt",
+    _PROMPT: "prompt logprobs",
+    _TOPK_PROMPT: "alternatives to the prompt tokens",
     _TOPK: "alternatives to the sampled tokens",
 }
 #: Words in an error about an unknown member, as opposed to a value that is out of range.

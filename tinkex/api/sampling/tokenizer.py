@@ -96,7 +96,7 @@ class Tokenizer:
                 lambda: list(many([text], add_special_tokens=special)[0].ids), timeout
             )
         except TimeoutError as error:
-            raise TimedOut("Timed out while awaiting the tokens of the prompt") from error
+            raise TimedOut("Timed out while awaiting the prompt tokens") from error
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Return the token ids of *text*, without additional special tokens, and their spans.
@@ -300,7 +300,7 @@ def _plugins() -> list[TokenizerSource]:
         try:
             sources.append(plugins.load(entry_point)())
         except Exception as error:  # the other plugins still work
-            _log.warning("the tokenizer source %s does not work: %s", entry_point.name, error)
+            _log.warning("skipping the tokenizer source %s: %s", entry_point.name, error)
     return sources
 
 
@@ -450,8 +450,10 @@ def _hub_error(error: Exception, repository: Repository) -> TokenizerError:
 
     host = constants.ENDPOINT.partition("://")[2] or constants.ENDPOINT
     if isinstance(error, hub.GatedRepoError):
-        hint = f"Accept its licence at {constants.ENDPOINT}/{repository.name} and set HF_TOKEN."
-        return TokenizerError(f"{repository.name} on {host} requires a licence", hint=hint)
+        hint = f"Accept the license at {constants.ENDPOINT}/{repository.name} and set HF_TOKEN."
+        return TokenizerError(
+            f"{repository.name} on {host} requires accepting a license", hint=hint
+        )
     if isinstance(error, (hub.RepositoryNotFoundError, hub.RevisionNotFoundError)):
         return TokenizerError(f"{host} has no public repository {repository.name}")
     if isinstance(error, hub.EntryNotFoundError) and not isinstance(

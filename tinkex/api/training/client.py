@@ -304,7 +304,7 @@ class TrainingClient:
         try:
             segment(name)  # raises for an invalid name
             if "/" in name:
-                raise UsageError(f"the name of a checkpoint must not contain a slash: {name!r}")
+                raise UsageError(f"a checkpoint name must not contain a slash: {name!r}")
             deadline = self._transport.deadline("the new checkpoint")
             result = self._run(endpoint, body, deadline)
         except TinkexError as error:
@@ -365,7 +365,7 @@ def check_name(transport: Transport, name: str) -> None:
     if _PLAIN_NAME.fullmatch(name) or transport.is_dry_run:
         return
     try:
-        deadline = transport.deadline("the description of the service", _PATIENCE)
+        deadline = transport.deadline("the service description", _PATIENCE)
         found = transport.once(Request("GET", "/openapi.json"), deadline).object()
         member = found["components"]["schemas"][_SAVING]["properties"]["path"]
         patterns = [form.get("pattern") for form in member.get("anyOf", [member])]
@@ -490,7 +490,10 @@ def _explain(error: TinkexError, left: str | None) -> None:
     explain_full(error)
     is_lost = isinstance(error, (ConnectionFailed, TimedOut))
     if left is None and is_lost and not isinstance(error, Unreachable):
-        left = "The training run may have been created: see the list of runs before trying again."
+        left = (
+            "The server may have created the training run. Check the list of runs before trying "
+            "again."
+        )
     error.aftermath = left
 
 

@@ -58,7 +58,7 @@ def safe_relative(name: str) -> Path:
     if not parts or is_foreign or is_in_manifest or not is_text:
         raise InvalidResponse(f"the download contains a file with an unsafe name: {name[:200]!r}")
     if len(os.fsencode(name)) > MAX_NAME or len(parts) > MAX_PARTS:
-        raise InvalidResponse(f"the download has a file whose name is too long: {name[:200]!r}")
+        raise InvalidResponse(f"the download contains a file name that is too long: {name[:200]!r}")
     return Path(*parts)
 
 

@@ -72,7 +72,7 @@ class ArchiveURL:
 
     def _bare_url(self) -> str | None:
         """Return the URL that uses an id without a kind, if the run's list has such an id."""
-        path, deadline = self._path, self._transport.deadline("the checkpoints of the run")
+        path, deadline = self._path, self._transport.deadline("the run's checkpoints")
         request = Request("GET", f"{run_url(path.run_id)}/checkpoints")
         try:
             records = schema.items(self._transport.call(request, deadline).object(), "checkpoints")
@@ -85,8 +85,9 @@ class ArchiveURL:
         if row is None or not row.has_bare_id or (twins and path.kind != SAMPLER_KIND):
             return None
         if twins:
-            also = f"which {twins[0].tinker_path} also has: check the downloaded files"
-            deadline.report(note=f"The server identifies {path} only by its name, {also}.")
+            same = f"{twins[0].tinker_path} has the same name as {path}"
+            note = f"The server identifies checkpoints only by name, and {same}."
+            deadline.report(note=f"{note} Check the downloaded files.")
         return replace(path, name=row.checkpoint_id).bare_url
 
     def _poll_archive(self, path: str) -> str:
@@ -96,7 +97,7 @@ class ArchiveURL:
         # Every response is handled here: a redirect is the result, 503 means "not ready".
         request = Request(
             *("GET", path),
-            what="archives",
+            what="checkpoint archives",
             repeatable=False,
             final=REDIRECTS,
             is_enough=_is_archive,
@@ -122,7 +123,7 @@ class ArchiveURL:
         if 300 <= response.status < 400 and response.headers.get("location"):
             return join_url(base, response.headers["location"])
         if not response.ok:
-            raise self._transport.refusal(response, "archives")
+            raise self._transport.refusal(response, "checkpoint archives")
         if _is_archive(response):  # it is fetched from the same URL, as a file
             return base
         return join_url(base, schema.text(response.object(), "url"))
@@ -149,6 +150,6 @@ def local_directory(transport: Transport, url: str) -> Path:
         return source
     raise LocalError(
         f"the checkpoint is in a directory on the server's own machine: {source}",
-        hint="Run the download on that machine, with a base URL of 127.0.0.1, if "
-        f"{config.name} is in that directory.",
+        hint=f"If the directory contains {config.name}, run the download on that machine with a "
+        "base URL of 127.0.0.1.",
     )

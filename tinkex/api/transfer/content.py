@@ -101,4 +101,4 @@ def json_object(file: BinaryIO) -> dict[str, Any]:
 
 def _is_not(expected: str, start: bytes) -> str:
     kind = kind_of(start)
-    return f"is not {expected}" + (f" but {kind}" if kind not in (None, expected) else "")
+    return f"is not {expected}" if kind in (None, expected) else f"is {kind}, not {expected}"

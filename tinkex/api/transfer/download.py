@@ -115,7 +115,8 @@ def _checked(staging: StagingDirectory, files: Files) -> AdapterMismatch | None:
             except ValueError as error:
                 raise InvalidResponse(
                     f"{relative} {error}",
-                    hint="Try again. If it fails again, the checkpoint is damaged on the server.",
+                    hint="Try again. If the error persists, the checkpoint is damaged on the "
+                    "server.",
                 ) from error
     configs = [relative for relative in files if relative.name == manifest.ADAPTER_CONFIG]
     return next(filter(None, (adapter.examine(staging.content, one) for one in configs)), None)
@@ -309,9 +310,9 @@ class SignedURLs:
         return urls[name]
 
     def _renew(self) -> None:
-        deadline = self._transport.deadline("URLs of the files")
+        deadline = self._transport.deadline("the file URLs")
         path = f"{self.path.url}/external_weights_urls"
-        request = Request("GET", path, what="downloads of separate files")
+        request = Request("GET", path, what="separate file downloads")
         data = self._transport.call(request, deadline).object()
         urls = schema.mapping(data.get("urls"), "urls")
         if not all(isinstance(url, str) for url in urls.values()):
@@ -354,7 +355,7 @@ def export_copy(
         with _deleted(transport, signed.path, staging):
             yield signed
         return
-    deadline = transport.deadline("the preparation of the checkpoint")
+    deadline = transport.deadline("checkpoint preparation")
     session = sessions.create(deadline=deadline)
     kind: type[BaseException] | None = None
     try:
@@ -395,7 +396,7 @@ def _deleted(transport: Transport, copy: TinkerPath, staging: StagingDirectory) 
     finally:
         if seconds:
             with suppress(TinkexError):  # the copy expires anyway, and the download is complete
-                deadline = transport.deadline("the deletion of the copy", seconds)
+                deadline = transport.deadline("the copy's deletion", seconds)
                 transport.call(Request("DELETE", copy.url), deadline)
 
 
@@ -483,12 +484,21 @@ def download_many(
         except TinkexError as error:
             return DownloadResult(str(path), directory, error=error)
 
-    wanted = {place for _, directory in places for place in (directory, *directory.parents)}
+    with _unused_removed([directory for _, directory in places]):
+        yield from map_ordered(work, places, workers=_CHECKPOINTS)
+
+
+@contextmanager
+def _unused_removed(directories: Sequence[Path]) -> Iterator[None]:
+    """After the block, remove those of *directories* and their parents that it left empty.
+
+    A failed download does not do so itself: another one may still use the same parent directory.
+    """
+    wanted = {place for directory in directories for place in (directory, *directory.parents)}
     missing = [place for place in wanted if not os.path.exists(place)]
     try:
-        yield from map_ordered(work, places, workers=_CHECKPOINTS)
+        yield
     finally:
-        # A failed download does not remove a parent directory that another one still uses.
         for place in sorted(missing, key=lambda place: len(place.parts), reverse=True):
             with suppress(OSError):
                 place.rmdir()

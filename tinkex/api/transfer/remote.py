@@ -68,7 +68,7 @@ class RemoteFiles:
                     assert found is not None, "it is a regular file"
                     return cast(BinaryIO, self._stack.enter_context(found))
         except (tarfile.TarError, EOFError, OSError) as error:
-            raise InvalidResponse(f"the archive of the checkpoint is damaged: {error}") from error
+            raise InvalidResponse(f"the checkpoint archive is damaged: {error}") from error
         raise _missing(name)
 
 
@@ -101,7 +101,7 @@ def open_files(transport: Transport, sessions: Sessions, path: TinkerPath) -> It
         try:
             archive = stack.enter_context(tarfile.open(fileobj=file, mode="r:"))
         except (tarfile.TarError, EOFError, OSError) as error:
-            raise InvalidResponse("the service sent no archive of the checkpoint") from error
+            raise InvalidResponse("the service did not send a checkpoint archive") from error
         yield RemoteFiles({}, archive, transport, stack)
 
 

@@ -68,10 +68,10 @@ CONTENT = "content"
 #: Number of concurrent flushes of files to the disk.
 _SYNCING = 4
 _BLOCK = 1024 * 1024
-_KEPT = "The partial download is kept: run the same command again to resume it."
+_KEPT = "The partial download is kept. To resume it, run the same command again."
 _NOT_KEPT = (
-    "The partial download is not kept because tinkex could not verify the owner of its "
-    "directory. The same command starts over."
+    "The partial download is not kept because tinkex could not verify the "
+    "directory's owner. If you run the same command again, the download starts over."
 )
 
 
@@ -136,8 +136,8 @@ class StagingDirectory:
             raise LocalError(f"{target} is not a directory", hint="Specify a directory.")
         if target.is_symlink() and (self._is_new or target.lstat().st_uid not in (0, os.geteuid())):
             raise LocalError(
-                f"{target} is a broken symbolic link, or one owned by another user",
-                hint="Specify the directory that it points to, or another directory.",
+                f"{target} is a symbolic link that is broken or owned by another user",
+                hint="Specify the link's target or another directory.",
             )
         home = target.parent if self._is_new else target
         self._make_missing(home)
@@ -272,8 +272,8 @@ class StagingDirectory:
         free = found.f_bavail * found.f_frsize
         if size > free:
             raise LocalError(
-                f"not enough space for {self.target}: {size >> 20} MiB more are needed, "
-                f"and {free >> 20} MiB are free"
+                f"not enough disk space for {self.target}: {size >> 20} MiB more are needed, "
+                f"but only {free >> 20} MiB are free"
             )
 
     # The target -----------------------------------------------------------------------------
@@ -475,13 +475,13 @@ def _check_content(root: Directory, where: Path, *, is_known: bool) -> None:
         if not (is_file or stat.S_ISDIR(found.st_mode)):
             raise _refused(where, f"it contains a link: {relative}")
         if found.st_uid != os.geteuid():
-            raise _refused(where, f"it contains a file of another user: {relative}")
+            raise _refused(where, f"it contains a file owned by another user: {relative}")
 
 
 def _refused(where: Path, reason: str) -> LocalError:
     return LocalError(
         f"{where} is not one of your partial downloads: {reason}",
-        hint="Delete it, then start the download again.",
+        hint="Delete the directory, then start the download again.",
     )
 
 
@@ -506,6 +506,6 @@ def local_errors(path: Path) -> Iterator[None]:
         # Names in the staging directory mean nothing to the user.
         ours = bool(name) and path.is_relative_to(name)
         if error.errno == errno.ENAMETOOLONG and not ours:
-            raise InvalidResponse("the download has a file whose name is too long") from error
+            raise InvalidResponse("the download contains a file name that is too long") from error
         reason = (error.strerror or type(error).__name__).lower()
         raise LocalError(f"cannot write to {name if ours else path}: {reason}") from error

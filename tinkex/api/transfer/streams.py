@@ -47,7 +47,7 @@ class Changed(InvalidResponse):
 
     def __init__(self) -> None:
         super().__init__(
-            "the file has changed while it was being downloaded", hint="Download it again."
+            "the file changed while it was being downloaded", hint="Download it again."
         )
 
 
@@ -122,18 +122,22 @@ def open_signed(transport: Transport, url: str, span: Span = WHOLE) -> Iterator[
 def _refuse_unsafe(url: str, base_url: str) -> None:
     scheme = urlsplit(url).scheme
     if scheme not in _SCHEMES:
-        raise InvalidResponse(f"the service sent a URL with an unsupported scheme: {scheme!r}")
+        raise InvalidResponse(
+            f"the service sent a download URL with an unsupported scheme: {scheme!r}"
+        )
     if scheme == "http" and base_url.startswith("https:"):
         raise InvalidResponse("the service sent a download URL that does not use HTTPS")
 
 
 def _wait_or_raise(refusal: Response, retrying: Retrying, deadline: Deadline) -> None:
     if refusal.ok:
-        raise InvalidResponse(f"the storage returned HTTP {refusal.status} instead of a file")
+        raise InvalidResponse(
+            f"the storage server returned HTTP {refusal.status} instead of a file"
+        )
     wait = retrying.after_response(refusal.status, refusal.headers)
     if wait is None or not deadline.allows(wait):
         error = refusal.error()
-        error.message = f"the storage refused the download: {error.message}"
+        error.message = f"the storage server refused the download: {error.message}"
         raise error
     deadline.pause(wait, f"HTTP {refusal.status}")
 
@@ -174,7 +178,7 @@ class BodyReader:
         except ConnectionFailed as error:
             raise self._cut() from error
         except TimedOut as error:
-            raise TimedOut("Timed out while awaiting more of the download") from error
+            raise TimedOut("Timed out while awaiting the rest of the download") from error
         self.received += len(block)
         if not block and self.expected is not None and self.received != self.expected:
             raise self._cut()
@@ -201,7 +205,7 @@ def _count(text: str) -> int | None:
 def _content_range(text: str) -> tuple[int, int | None]:
     match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", text, re.ASCII)
     if match is None:
-        raise InvalidResponse("the storage sent a part of the file without its range")
+        raise InvalidResponse("the storage server sent part of the file without a byte range")
     return int(match[1]), _count(match[3])
 
 

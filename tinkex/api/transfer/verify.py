@@ -67,7 +67,7 @@ def verify(directory: Path | str, *, fix_config: bool = False) -> Iterator[Verif
 def _verified(root: Path, fix_config: bool) -> Iterator[VerifiedFile]:
     hint = "Specify a directory that contains a downloaded checkpoint."
     if not root.is_dir():
-        what = f"{root} is not a directory" if root.exists() else f"no directory {root}"
+        what = f"{root} is not a directory" if root.exists() else f"no such directory: {root}"
         raise LocalError(what, hint=hint)
     places = [root]
     if not (root / manifest.NAME).is_file():
@@ -110,7 +110,7 @@ def _compared(
                     stream.write(text)
                     stream.flush()
                     manifest.record_change(place, name, new, original)
-                reason = "target_modules written: " + ", ".join(mismatch.modules)
+                reason = "set target_modules to: " + ", ".join(mismatch.modules)
                 return replace(checked, size_bytes=len(text), status="ok", reason=reason)
     return replace(checked, mismatch=mismatch)
 
@@ -145,7 +145,9 @@ def _check(path: str, file: Path, known: ManifestFile) -> VerifiedFile:
     except OSError as error:
         reason = f"cannot be read: {(error.strerror or '').lower()}"
         return VerifiedFile(path, file, None, "changed", reason)
-    doubt = None if known.sha256 else "only the size was checked: the manifest has no SHA-256"
+    doubt = (
+        None if known.sha256 else "only the size was checked, because the manifest has no SHA-256"
+    )
     return VerifiedFile(path, file, size, "ok", doubt)
 
 

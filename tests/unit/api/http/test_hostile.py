@@ -228,7 +228,7 @@ def test_values_out_of_range():
             for place in ("file://{}/bare", "file://other{}/s", "file://{}/bare/../s")
         ),
         ("file://{}/s", 1, "more than 1 files"),
-        ("file://{}/deep", 3, "name is too long"),
+        ("file://{}/deep", 3, "name that is too long"),
     ],
 )
 def test_a_checkpoint_of_this_machine_is_copied_and_no_other_directory(

@@ -59,7 +59,7 @@ def test_a_proxy_that_refuses_is_reported_at_once_with_its_number(
     with pytest.raises(SettingsError) as caught:
         connect(f"{scheme}://{HOST}").models.list()
     assert str(caught.value) == f"the HTTP proxy {message} ({line[:3]})"
-    assert f"The proxy http://{address} comes from {scheme}_proxy" in str(caught.value.hint)
+    assert f"The proxy http://{address} is set in {scheme}_proxy" in str(caught.value.hint)
     assert "pass-word" not in str(caught.value.hint)
     assert naps == []
 
@@ -84,10 +84,10 @@ def test_a_proxy_that_does_not_reach_the_server_is_asked_again(
     ("setting", "error", "message"),
     [
         ("http://127.0.0.1:1", Unreachable, "the HTTP proxy http://127.0.0.1:1 for"),
-        ("nowhere.invalid:3128", Unreachable, "failed: its name cannot be resolved"),
-        ("http://me:se#cret@127.0.0.1:1", SettingsError, "malformed: http://127.0.0.1:1"),
-        ("ftp://proxy.test:1", SettingsError, "malformed: ftp://proxy.test:1"),
-        ("proxy.test:99999", SettingsError, "malformed: proxy.test:99999"),
+        ("nowhere.invalid:3128", Unreachable, "failed: cannot resolve its host name"),
+        ("http://me:se#cret@127.0.0.1:1", SettingsError, "proxy URL: http://127.0.0.1:1"),
+        ("ftp://proxy.test:1", SettingsError, "proxy URL: ftp://proxy.test:1"),
+        ("proxy.test:99999", SettingsError, "proxy URL: proxy.test:99999"),
         ("https://PROXY", SettingsError, "does not support TLS"),
     ],
 )
@@ -100,5 +100,5 @@ def test_a_wrong_proxy_setting_names_the_proxy(
         connect(f"https://{HOST}").models.list()
     assert type(caught.value) is error
     assert setting.rpartition("@")[2] in str(caught.value.hint)
-    assert "comes from HTTPS_PROXY" in str(caught.value.hint)
+    assert "is set in HTTPS_PROXY" in str(caught.value.hint)
     assert "cret" not in f"{caught.value}{caught.value.hint}"

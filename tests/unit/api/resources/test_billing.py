@@ -53,7 +53,7 @@ def at(text: str) -> datetime:
 def test_a_span_is_widened_to_full_hours(start, end, hours):
     day = "2026-11-01T"
     assert aligned(at(day + start), at(day + end)) == tuple(at(f"{day}{h}:00") for h in hours)
-    with pytest.raises(UsageError, match="empty"):
+    with pytest.raises(UsageError, match="must be after its start"):
         aligned(at(day + end), at(day + start))
 
 

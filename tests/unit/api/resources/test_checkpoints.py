@@ -110,12 +110,12 @@ def test_info_suggests_the_other_kind(server, client):
         (listed("sampler_weights/0001"), "Did you mean tinker://r/sampler_weights/0001?"),
         (
             listed("sampler_weights/final", "weights/0002", "weights/0003"),
-            "This run has: tinker://r/weights/0003, tinker://r/weights/0002, "
+            "Checkpoints in this run: tinker://r/weights/0003, tinker://r/weights/0002, "
             "tinker://r/sampler_weights/final.",
         ),
         (
             listed(*(f"weights/9{n}" for n in range(9))),
-            "This run has: tinker://r/weights/90, tinker://r/weights/91, "
+            "Checkpoints in this run: tinker://r/weights/90, tinker://r/weights/91, "
             "tinker://r/weights/92 and 6 more.",
         ),
         (listed(), "The run r has no checkpoints."),

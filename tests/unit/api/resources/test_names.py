@@ -160,7 +160,7 @@ MALFORMED = ("", "@newest", "~", "~1", "a~b", "a/b", "tinkr://a/weights/b", "tin
         ("@latest~5", "only 5 checkpoints"),
         ("@latest:external", "there are no external checkpoints"),
         ("3f9a:final~2", "checkpoints up to"),
-        ("empty", "no checkpoints of the run empty"),
+        ("empty", "no checkpoints in the run empty"),
         ("3f9a77c0-0000:train:1", "no training run id begins with '3f9a77c0-0000:train:1'"),
     ],
 )
@@ -168,7 +168,7 @@ def test_names_of_no_checkpoint(account, text, said):
     with pytest.raises(UsageError) as raised:
         resolve_checkpoint(account, text)
     assert said in str(raised.value)
-    assert text != "3f9a:fina" or raised.value.hint.startswith("This run has: final")
+    assert text != "3f9a:fina" or raised.value.hint.startswith("Checkpoints in this run: final")
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_models_of_every_dialect(server, client):
     unknown = [(name, None, None) for name in "adef"]
     listed = [(m.model_name, m.trainable, m.sampleable) for m in found]
     assert listed == [unknown[0], ("b", True, True), ("c", False, True), *unknown[1:]]
-    assert found.note == "Omitted models without a name: 2 of 8 models."
+    assert found.note == "Omitted models without a name: 2 of 8."
 
 
 def test_a_model_that_begins_with_no_listed_id_is_trained_with_a_note(server, client, waits):

@@ -106,7 +106,7 @@ def test_a_layout_that_is_given_decides():
         ("[" * 100_000, "line 2: not JSON: it is nested too deeply"),
         ("[1]", r"line 2: a row must be a JSON object, not \[1\]"),
         ('"x"', 'line 2: a row must be a JSON object, not "x"'),
-        ({"txt": "a"}, r"must have one of 'messages', .* not only \[\"txt\"\]"),
+        ({"txt": "a"}, r"must have one of 'messages', .* this row has only \[\"txt\"\]"),
         ({}, "must have one of"),
         ({"text": "a", "instruction": "b", "output": "c"}, "several layouts: text and alpaca"),
         ({"prompt": "a"}, "'completion' must have 'completion'"),
@@ -114,15 +114,15 @@ def test_a_layout_that_is_given_decides():
         ({"text": ""}, "'text' must be a non-empty string"),
         ({"text": 3}, "'text' must be a non-empty string, not 3"),
         ({"prompt": "a", "completion": ""}, "'completion' must be a non-empty string"),
-        ({"prompt": 3, "completion": "a"}, "messages must be a list"),
-        ({"messages": []}, "messages must be a list of at least one message"),
+        ({"prompt": 3, "completion": "a"}, "messages must be a non-empty list"),
+        ({"messages": []}, "messages must be a non-empty list of messages"),
         ({"messages": [{"role": "user", "content": 3}]}, "content of message 1"),
-        ({"messages": [USER, {**REPLY, "weight": 0.5}]}, "'weight' of a message must be 0 or 1"),
-        ({"messages": [USER, {**REPLY, "trainable": "no"}]}, "'trainable' of a message"),
+        ({"messages": [USER, {**REPLY, "weight": 0.5}]}, "'weight' in a message must be 0 or 1"),
+        ({"messages": [USER, {**REPLY, "trainable": "no"}]}, "'trainable' in a message"),
         ({"messages": [USER], "tools": "f"}, "'tools' must be a list"),
         ({"conversations": {}}, "'conversations' must be a list"),
-        ({"conversations": ["x"]}, "'from' of message 1 must be one of system, human"),
-        ({"conversations": [{"from": ["x"], "value": "a"}]}, "'from' of message 1"),
+        ({"conversations": ["x"]}, "'from' in message 1 must be one of system, human"),
+        ({"conversations": [{"from": ["x"], "value": "a"}]}, "'from' in message 1"),
         ({"conversations": [{"from": "gpt", "value": None}]}, "'value' must be a non-empty"),
         ({"instruction": "a", "output": 1}, "'output' must be a non-empty string, not 1"),
     ],
@@ -131,7 +131,7 @@ def test_malformed_rows_are_refused_with_their_place(row, message):
     with pytest.raises(UsageError, match=message) as caught:
         read({"text": "a"}, row)
     assert str(caught.value).startswith("d.jsonl, line 2: ")
-    assert "a JSON object on its own line" in str(caught.value.hint)
+    assert "a JSON object on a separate line" in str(caught.value.hint)
 
 
 def test_files_that_cannot_be_read(monkeypatch):

@@ -74,8 +74,8 @@ def extra(name: str) -> Reply:
 @pytest.mark.parametrize(
     ("wanted", "name", "words"),
     [
-        ({"prompt_logprobs": True}, "prompt_logprobs", "logprobs of the prompt"),
-        ({"topk_prompt_logprobs": 3}, "topk_prompt_logprobs", "alternatives to the tokens of"),
+        ({"prompt_logprobs": True}, "prompt_logprobs", "prompt logprobs"),
+        ({"topk_prompt_logprobs": 3}, "topk_prompt_logprobs", "alternatives to the prompt tokens"),
         ({"topk_logprobs": 3}, "topk_sample_logprobs", "alternatives to the sampled tokens"),
     ],
 )

@@ -259,7 +259,7 @@ def test_a_run_whose_creation_is_not_answered_is_created_once(service, connect):
     service.on("POST", "create_model", service.reply({"request_id": "c"}, delay=NEVER))
     with pytest.raises(TimedOut) as caught:
         connect(service.url, timeout=1).create_lora_training_client("any")
-    assert caught.value.aftermath.startswith("The training run may have been created: ")
+    assert caught.value.aftermath.startswith("The server may have created the training run. ")
     assert len(service.requests("create_model")) == 1
 
 

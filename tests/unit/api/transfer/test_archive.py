@@ -126,7 +126,7 @@ REFUSED = {
         with_pax(b"".join(b"8 k%d=\n" % n for n in range(100, 201)), tarfile.XGLTYPE) + WHOLE,
     ],
     "number out of range": [with_pax(b"1" * 10_000) + WHOLE],
-    "name is too long": [
+    "name that is too long": [
         *(tar({**ONE, name: b"x"}) for name in ("a/" * 255 + "b", "n" * 200 + "/é" * 2000)),
         tar(ONE, member("a/" * 256, tarfile.DIRTYPE)),
     ],
@@ -260,7 +260,9 @@ def test_space_is_checked_first(body, free, server, client, target, monkeypatch)
     found = os.statvfs_result((1, 1, 100, 100, free, 0, 0, 0, 0, 255))
     monkeypatch.setattr(os, "statvfs", lambda handle: found)
     offer(server, body, at=AT)
-    with pytest.raises(LocalError, match=r"not enough space for .* more are needed, and .* free"):
+    with pytest.raises(
+        LocalError, match=r"not enough disk space for .* more are needed, but .* free"
+    ):
         client.checkpoints.download(SAMPLER, target)
     assert not target.exists()
     assert leftovers(target.parent) == []

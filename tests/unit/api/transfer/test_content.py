@@ -65,7 +65,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize(("content", "kind"), FOREIGN.items(), ids=lambda value: str(value)[:20])
 def test_weights_that_are_something_else_are_called_what_they_are(content, kind, tmp_path):
-    assert refusal(NAME, content, tmp_path) == f"is not a safetensors file but {kind}"
+    assert refusal(NAME, content, tmp_path) == f"is {kind}, not a safetensors file"
 
 
 @pytest.mark.parametrize(
@@ -121,12 +121,12 @@ def test_weights_of_the_safetensors_library_pass(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"<html>", "is not a JSON object but an HTML page"),
-        (b"[]", "is not a JSON object but a JSON array"),
-        (b"", "is not a JSON object but an empty file"),
+        (b"<html>", "is an HTML page, not a JSON object"),
+        (b"[]", "is a JSON array, not a JSON object"),
+        (b"", "is an empty file, not a JSON object"),
         (b'{"r": 8', "is not a JSON object"),
-        (b"[" * 100_000, "is not a JSON object but a JSON array"),
-        (b"null", "is not a JSON object but plain text"),
+        (b"[" * 100_000, "is a JSON array, not a JSON object"),
+        (b"null", "is plain text, not a JSON object"),
     ],
 )
 def test_a_configuration_that_is_something_else_is_called_what_it_is(content, reason, tmp_path):

@@ -62,7 +62,7 @@ def refused(root: Path, words: str = "not one of your partial downloads") -> Ite
     with pytest.raises(LocalError, match=words) as caught:
         yield
     assert str(root) in str(caught.value)
-    assert "Delete it" in (caught.value.hint or "")
+    assert "Delete the directory" in (caught.value.hint or "")
 
 
 # What others have planted ----------------------------------------------------------------------
@@ -444,7 +444,7 @@ def test_a_target_that_is_a_link_to_nowhere_or_of_another_user_is_refused(
     target.symlink_to(goal)
     if goal == "home":
         os.chown(target, OTHER_USER, OTHER_USER, follow_symlinks=False)
-    with pytest.raises(LocalError, match="broken symbolic link, or one owned by another user"):
+    with pytest.raises(LocalError, match="symbolic link that is broken or owned by another user"):
         client.checkpoints.download(SAMPLER, target, force=True)
     assert not server.seen
 

@@ -83,7 +83,7 @@ def test_a_cut_is_noticed(server, connect, linger):
     ):
         whole(body)
     if linger:
-        assert str(caught.value) == "Timed out while awaiting more of the download"
+        assert str(caught.value) == "Timed out while awaiting the rest of the download"
     else:
         assert str(caught.value).endswith("was cut off after 1000 of 3000000 bytes")
     assert KEY not in str(caught.value)
