@@ -288,7 +288,7 @@ def test_with_too_few_open_files_a_sentence_says_how_to_go_on(
     done = tinkex.process(*download(kind), preexec_fn=open_files(13), code=1)
     assert done.stderr.splitlines()[0].endswith(": too many open files")
     assert KEPT in done.stderr
-    assert "ulimit -n 1024" in done.stderr
+    assert "ulimit -n 4096" in done.stderr
     throttled.received()
     tinkex(*download(kind))
     # Of the archive, nothing had arrived: there were too few files for its first connection.

@@ -34,7 +34,7 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
     ),
     exceptions.LimitReached: lambda error: (
         f"{error.hint or ''} Check the limits with 'ulimit -a'. To allow more open files, run "
-        "'ulimit -n 1024'.".lstrip()
+        "'ulimit -n 4096'.".lstrip()
     ),
     exceptions.TargetExists: "Add --force to replace it, or choose another path with --output.",
     exceptions.TargetInUse: "Wait until it finishes, or choose another path with --output.",

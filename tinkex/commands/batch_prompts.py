@@ -220,7 +220,7 @@ class PromptSource:
             if len(line) == MAX_INPUT and not line.endswith(b"\n"):
                 raise LocalError(
                     f"{where} is longer than {MAX_INPUT} bytes",
-                    hint=f"Shorten this {self._item}, or split the prompts into several files.",
+                    hint=f"Shorten this {self._item}.",
                 )
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
@@ -307,7 +307,9 @@ def _seekable(name: str, stdin: TextIO | None) -> IO[bytes]:
             if file.seekable():
                 return file
         elif stdin is None:
-            raise LocalError("cannot read standard input: it is closed")
+            raise LocalError(
+                "cannot read standard input: it is closed", hint="Specify a file instead of '-'."
+            )
         else:
             file = stdin.buffer if hasattr(stdin, "buffer") else io.BytesIO(stdin.read().encode())
         copy: IO[bytes] = tempfile.TemporaryFile(prefix="tinkex-")  # noqa: SIM115 - returned

@@ -207,7 +207,9 @@ def opened(name: str, stdin: TextIO | None) -> Iterator[tuple[IO[bytes], str]]:
     """
     if name == "-":
         if stdin is None:
-            raise LocalError("cannot read standard input: it is closed")
+            raise LocalError(
+                "cannot read standard input: it is closed", hint="Specify a file instead of '-'."
+            )
         binary = getattr(stdin, "buffer", None)
         yield binary or io.BytesIO(stdin.read().encode()), "standard input"
         return

@@ -152,7 +152,7 @@ def _polls(
         return run_id
 
     def on_trouble(error: TinkexError, pause: float) -> None:
-        command.app.warn(f"{error}; retrying in {pause:.0f} s", prefix="No connection: ")
+        command.app.warn(f"{error}; retrying in {pause:.0f} s", prefix="Poll failed: ")
         command.app.display.expect("changes")
 
     run_id = with_run(command, parsed_args.run_id, existing)
