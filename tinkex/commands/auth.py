@@ -172,7 +172,7 @@ class LogoutAuth(Lister):
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
         if parsed_args.all and parsed_args.name is not None:
-            raise UsageError("use either a key name or --all")
+            raise UsageError("use either a key name or --all", hint="Omit one of the two.")
         rows = self._remove(parsed_args)
         self.result = [row[0] or row[1] for row in rows]
         for name in CREDENTIAL:

@@ -119,8 +119,8 @@ class UsageBilling(_CsvLister):
         parser.add_argument(
             "--sessions-csv",
             metavar="<file>",
-            help="also write session metadata to this CSV file, for joining on session_id; - writes "
-            "the CSV to standard output instead of the table",
+            help="also write session metadata to this CSV file, for joining on session_id; - "
+            "writes the CSV to standard output instead of the table",
         )
         parser.add_argument(
             "--budget",
