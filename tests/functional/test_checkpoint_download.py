@@ -409,7 +409,7 @@ def test_sync_fetches_what_is_new(tinkex, store, target):
     (place / "gz" / "tinkex.lock.json").unlink()
     done = tinkex(*words, "-f", "json", code=1)
     assert [row["status"] for row in done.rows] == ["present", "failed"]
-    assert "Move the existing files to another directory" in done.stderr  # there is no --force
+    assert "Move the existing files away" in done.stderr  # there is no --force
     assert tinkex(*words, "--watch", "-f", "json", code=1).stdout == ""
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _KEY = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
-_HINT = "Valid forms: name=value, name[member]=value and name[]=value."
+_HINT = "Use one of these forms for each name: name=value, name[member]=value, name[]=value."
 
 
 class Api(Command):
@@ -265,17 +265,12 @@ def _put(target: Any, steps: list[str], value: Any, key: str) -> None:
         raise _conflict(key)
     if not rest:
         if step in target:
-            raise UsageError(
-                f"the field {key!r} is given twice",
-                hint=f"Omit one of the two. For an array: {key}[]=value",
-            )
+            hint = f"For an array: {key}[]=value"
+            raise UsageError(f"the field {key!r} is given twice", hint=hint)
         target[step] = value
         return
     _put(target.setdefault(step, {} if rest[0] else []), rest, value, key)
 
 
 def _conflict(key: str) -> UsageError:
-    return UsageError(
-        f"the field {key!r} conflicts with another field",
-        hint="Use only one form for a name: name=value, name[member]=value or name[]=value.",
-    )
+    return UsageError(f"the field {key!r} conflicts with another field", hint=_HINT)

@@ -171,16 +171,11 @@ class BatchRun(Command):
 
     def _check(self, parsed_args: argparse.Namespace) -> None:
         if parsed_args.prices and not parsed_args.estimate:
-            raise UsageError(
-                "--prices requires --estimate", hint="Add --estimate, or omit --prices."
-            )
+            raise UsageError("--prices requires --estimate", hint="Add --estimate.")
         if parsed_args.prompts == "-":
             check_stdin(self, "prompts")
         if parsed_args.resume and parsed_args.force:
-            raise UsageError(
-                "use either --resume or --force",
-                hint="--resume samples the remaining prompts, and --force starts over.",
-            )
+            raise UsageError("use either --resume or --force", hint="Omit one of the two.")
         if parsed_args.output is None and (parsed_args.resume or parsed_args.force):
             option = "--resume" if parsed_args.resume else "--force"
             raise UsageError(

@@ -218,10 +218,7 @@ class PromptSource:
             digest.update(line)
             where = f"{self._name}, {self._item} {number}"
             if len(line) == MAX_INPUT and not line.endswith(b"\n"):
-                raise LocalError(
-                    f"{where} is longer than {MAX_INPUT} bytes",
-                    hint=f"Shorten this {self._item}.",
-                )
+                raise LocalError(f"{where} is longer than {MAX_INPUT} bytes", hint="Shorten it.")
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if line.strip():
@@ -233,10 +230,7 @@ class PromptSource:
         self._file.seek(0)
         content = self._file.read(MAX_INPUT + 1)
         if len(content) > MAX_INPUT:
-            raise LocalError(
-                f"{self._name} is longer than {MAX_INPUT} bytes",
-                hint="Split the file into several prompts, one JSON object per line.",
-            )
+            raise LocalError(f"{self._name} is longer than {MAX_INPUT} bytes", hint="Split it.")
         digest.update(content)
         yield self._name, self._name, content.removeprefix(codecs.BOM_UTF8)
 
@@ -307,9 +301,7 @@ def _seekable(name: str, stdin: TextIO | None) -> IO[bytes]:
             if file.seekable():
                 return file
         elif stdin is None:
-            raise LocalError(
-                "cannot read standard input: it is closed", hint="Specify a file instead of '-'."
-            )
+            raise LocalError("cannot read standard input: it is closed", hint="Specify a file.")
         else:
             file = stdin.buffer if hasattr(stdin, "buffer") else io.BytesIO(stdin.read().encode())
         copy: IO[bytes] = tempfile.TemporaryFile(prefix="tinkex-")  # noqa: SIM115 - returned

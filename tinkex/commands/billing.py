@@ -113,14 +113,13 @@ class UsageBilling(_CsvLister):
         parser.add_argument(
             "--csv",
             metavar="<file>",
-            help="also write every usage event to this CSV file; - writes the CSV to standard "
-            "output instead of the table",
+            help="also write every usage event to this CSV file; -: print the CSV instead of a table",
         )
         parser.add_argument(
             "--sessions-csv",
             metavar="<file>",
-            help="also write session metadata to this CSV file, for joining on session_id; - "
-            "writes the CSV to standard output instead of the table",
+            help="also write session metadata to this CSV file, for joining on session_id; -: "
+            "print the CSV instead of a table",
         )
         parser.add_argument(
             "--budget",
@@ -202,8 +201,7 @@ class CheckpointStorageBilling(_CsvLister):
         parser.add_argument(
             "--csv",
             metavar="<file>",
-            help="also write the data to this CSV file; - writes the CSV to standard output "
-            "instead of the table",
+            help="also write the data to this CSV file; -: print the CSV instead of a table",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:

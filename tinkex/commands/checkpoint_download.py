@@ -10,18 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tinkex import exceptions
 from tinkex.cli.errors import hint_for
 from tinkex.columns import Size, Structure, plain_text
 from tinkex.commands import arguments
 from tinkex.commands.base import Lister
-from tinkex.exceptions import (
-    TargetExists,
-    TargetInUse,
-    Terminated,
-    TinkexError,
-    UsageError,
-    a_few,
-)
+from tinkex.exceptions import Terminated, TinkexError, UsageError, a_few
 from tinkex.options import interval
 
 if TYPE_CHECKING:
@@ -32,6 +26,7 @@ if TYPE_CHECKING:
 _STREAMED = ("plain", "value", "csv")
 #: Whether a failed file is invalid → description of the failure.
 _WAYS = {False: "do not match the manifest", True: "have invalid content"}
+_EXTRA = "Remove the extra files, or omit --strict."
 _KEPT = "Partial downloads are kept; run the same command again to resume."
 
 
@@ -65,6 +60,8 @@ class _Fetching(Lister):
     is_action = True
     #: Plain line of a downloaded checkpoint.
     line: ClassVar[str]
+    #: Class of an error → a hint that replaces the usual one.
+    hints: ClassVar[Mapping[type[TinkexError], str]] = {}
 
     def produce_output(
         self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any
@@ -78,14 +75,10 @@ class _Fetching(Lister):
         if self._failures:
             raise TinkexError(
                 f"{len(self._failures)} of {self._tried} checkpoints could not be downloaded",
-                hint=self.hint(self._failures[0]),
+                hint=self.hints.get(type(self._failures[0])) or hint_for(self._failures[0]),
                 category=self._failures[0].category,
             )
         return 0
-
-    def hint(self, error: TinkexError) -> str | None:
-        """Return the hint for *error*, which a download raised."""
-        return hint_for(error)
 
     def rows(
         self, results: Iterable[DownloadResult], root: Path, *, every: bool = True
@@ -195,10 +188,8 @@ class DownloadCheckpoint(_Fetching):
             paths = paths + [checkpoint.tinker_path for checkpoint in known]
             if not paths:
                 what = f"checkpoints of type {kind}" if kind else "checkpoints"
-                raise UsageError(
-                    f"the run {run_id} has no {what}",
-                    hint=f"See: tinkex checkpoint list --run-id {shlex.quote(run_id)}",
-                )
+                hint = f"See: tinkex checkpoint list --run-id {shlex.quote(run_id)}"
+                raise UsageError(f"the run {run_id} has no {what}", hint=hint)
         self.result = []
         results = self.client.checkpoints.download_all(
             paths,
@@ -229,6 +220,10 @@ class SyncCheckpoint(_Fetching):
     """Download the new checkpoints of a training run."""
 
     line = "Downloaded {path} to {directory}"
+    hints = {  # there is no --force
+        exceptions.TargetExists: "Move the existing files away, or sync to another directory.",
+        exceptions.TargetInUse: "Wait until it finishes, or sync to another directory.",
+    }
     column_names = ("tinker_path", "directory", "status", "size_bytes", "error")
     droppable = ("error", "size_bytes", "directory")
     examples = (
@@ -270,13 +265,6 @@ class SyncCheckpoint(_Fetching):
         if parsed_args.watch:
             return self.column_names, self._watch(parsed_args, results)
         return self.column_names, self.rows(results, self._target)
-
-    def hint(self, error: TinkexError) -> str | None:
-        if isinstance(error, TargetExists):  # there is no --force
-            return "Move the existing files to another directory, or sync to another directory."
-        if isinstance(error, TargetInUse):
-            return "Wait until it finishes, or sync to another directory."
-        return super().hint(error)
 
     def _poll(self, parsed_args: argparse.Namespace) -> Iterator[DownloadResult]:
         kind = arguments.checkpoint_type(parsed_args)
@@ -370,12 +358,10 @@ class VerifyCheckpoint(Lister):
         if bad:
             invalid = {file.status == "invalid" for file in bad}
             ways = [text for is_invalid, text in _WAYS.items() if is_invalid in invalid]
-            extra = {file.status == "extra" for file in bad}
-            hints = {False: "Download the checkpoint again with --force."}
-            hints[True] = "Remove the extra files, or omit --strict."
+            hints = ("Download the checkpoint again with --force.", _EXTRA)
             raise TinkexError(
                 f"{len(bad)} of {len(self.result)} files {' or '.join(ways)}",
-                hint=" ".join(hints[is_extra] for is_extra in sorted(extra)),
+                hint=" ".join(hints[i] for i in sorted({file.status == "extra" for file in bad})),
             )
         self.status(f"{len(self.result)} files verified.")
         return 0

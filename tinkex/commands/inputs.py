@@ -207,9 +207,7 @@ def opened(name: str, stdin: TextIO | None) -> Iterator[tuple[IO[bytes], str]]:
     """
     if name == "-":
         if stdin is None:
-            raise LocalError(
-                "cannot read standard input: it is closed", hint="Specify a file instead of '-'."
-            )
+            raise LocalError("cannot read standard input: it is closed", hint="Specify a file.")
         binary = getattr(stdin, "buffer", None)
         yield binary or io.BytesIO(stdin.read().encode()), "standard input"
         return
