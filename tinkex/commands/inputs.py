@@ -147,7 +147,7 @@ def read_prompt(text: str | None, file: str | None, stdin: TextIO | None = None)
 
 
 def read_messages(file: str, stdin: TextIO | None = None) -> list[dict[str, Any]]:
-    """Return the messages in *file*: a JSON array, or an object with the member ``messages``.
+    """Return the messages in *file*: a JSON list, or an object with the member ``messages``.
 
     :raises UsageError: it contains something else.
     :raises LocalError: the file cannot be read, or is not UTF-8.
@@ -165,7 +165,7 @@ def read_messages(file: str, stdin: TextIO | None = None) -> list[dict[str, Any]
         ) from error
     except (ValueError, RecursionError) as error:
         many = ". To sample from several conversations: tinkex run batch"
-        raise UsageError(f"{where} is not a JSON array of messages", hint=hint + many) from error
+        raise UsageError(f"{where} is not a JSON list of messages", hint=hint + many) from error
     if isinstance(value, dict):
         value = value.get("messages")
     try:

@@ -72,7 +72,7 @@ class Sample(Lister):
         parser.add_argument(
             "--messages",
             metavar="<path>",
-            help='file with a conversation: a JSON array of {"role": ..., "content": ...}; '
+            help='file with a conversation: a JSON list of {"role": ..., "content": ...}; '
             "- is standard input",
         )
         add_chat_options(parser)
