@@ -110,8 +110,8 @@ class TrainingClient:
     Returned by :meth:`tinkex.api.ServiceClient.create_lora_training_client`. The client sends its
     calls one at a time, because the service expects their numbers in order.
 
-    If the server rejects the first save of the run and this error leaves the block, the client also unloads the
-    run on a server that cannot finish sessions.
+    If the server rejects the first save of the run and this error leaves the block, the client also
+    unloads the run on a server that cannot finish sessions.
 
     :ivar model_id: the service's id of the model, which is also the id of the training run.
     :ivar base_model: name of the base model, ``None`` if unknown.
