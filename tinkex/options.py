@@ -509,8 +509,7 @@ def parse_duration(text: str, *, bare: str | None = None) -> timedelta:
         raise UsageError(f"not a duration: {text[:40]!r}", hint=_DURATION_HINT)
     if not timedelta() < length <= _LONGEST:
         raise UsageError(
-            f"the duration {text[:40]!r} is zero or longer than 100 years",
-            hint="Specify a duration such as 12h or 7d.",
+            f"the duration is zero or over 100 years: {text[:40]!r}", hint=_DURATION_HINT
         )
     return length
 

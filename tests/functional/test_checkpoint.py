@@ -414,7 +414,7 @@ def test_watch_shows_changes_as_lines_and_ends_with_ctrl_c(served, run, client):
         ("set-ttl tinker://a/weights/b --ttl 59m", "at least 1 hour"),
         ("set-ttl tinker://a/weights/b --ttl 11y", "at most 10 years"),
         ("set-ttl tinker://a/weights/b --ttl soon", "not a duration"),
-        ("set-ttl tinker://a/weights/b --ttl 0d", "is zero or longer than 100 years"),
+        ("set-ttl tinker://a/weights/b --ttl 0d", "the duration is zero or over 100 years"),
         ("download --type sampler", "Hint: Add --run-id"),
         ("prune --yes", "at least one retention rule is required"),
         ("prune --yes --include-newest", "at least one retention rule is required"),

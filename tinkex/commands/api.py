@@ -44,9 +44,7 @@ class Api(Command):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "method",
-            metavar="<method>",
-            help="HTTP method (default: GET, or POST with fields or --input)",
+            "method", metavar="<method>", help="HTTP method (default: GET, or POST with a body)"
         )
         parser.add_argument("path", metavar="<api_path>", nargs="?", help="request path")
         repeatable = functools.partial(parser.add_argument, action="append", default=[])
@@ -54,9 +52,8 @@ class Api(Command):
             "-F",
             "--field",
             metavar="<key=value>",
-            help="request field: numbers, true, false, null, JSON arrays and objects are parsed, "
-            "@FILE reads the value from a file and @- from standard input, and a[b]=… and a[]=… "
-            "build nested values; may be repeated",
+            help="request field: numbers, true, false, null and JSON are parsed, @FILE reads a file "
+            "and @- standard input, and a[b]=… and a[]=… build nested values; may be repeated",
         )
         repeatable(
             "--raw-field",
@@ -170,11 +167,8 @@ def _in_query(name: str, value: Any) -> str:
     if isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value):
         return ",".join(_in_query(name, item) for item in value)
     if isinstance(value, (dict, list)):
-        raise UsageError(
-            f"the field {name!r} is an object or a nested array, which cannot be a query parameter",
-            hint="To send it in the body, use POST or PUT without --input. To send JSON text, use "
-            "--raw-field.",
-        )
+        hint = "Use POST or PUT without --input. To send it as JSON text, use --raw-field."
+        raise UsageError(f"the nested field {name!r} cannot be a query parameter", hint=hint)
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -265,8 +259,7 @@ def _put(target: Any, steps: list[str], value: Any, key: str) -> None:
         raise _conflict(key)
     if not rest:
         if step in target:
-            hint = f"For an array: {key}[]=value"
-            raise UsageError(f"the field {key!r} is given twice", hint=hint)
+            raise UsageError(f"the field {key!r} is given twice", hint=f"For a list: {key}[]=value")
         target[step] = value
         return
     _put(target.setdefault(step, {} if rest[0] else []), rest, value, key)

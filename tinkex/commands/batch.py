@@ -98,9 +98,7 @@ class BatchRun(Command):
         add_chat_options(parser)
         add_sampling_options(parser)
         parser.add_argument(
-            "--estimate",
-            action="store_true",
-            help="estimate tokens, and with --prices the cost, instead of sampling",
+            "--estimate", action="store_true", help="only estimate tokens and, with --prices, cost"
         )
         add_prices(parser)
 
@@ -158,10 +156,7 @@ class BatchRun(Command):
         )
         self.result = estimate = _estimated(prompts, tokenizer, base_model, prices)
         if prices and estimate.max_cost_usd is None:
-            self.app.warn(
-                f"{parsed_args.prices} does not have both a prefill and a sample price for "
-                f"{base_model}, so no cost is shown"
-            )
+            self.app.warn(f"{parsed_args.prices} lacks a prefill or sample price for {base_model}")
         stdout = self.app.stdout
         if (parsed_args.formatter or self.format_before_command(("json",))) == "json":
             stdout.write(json_text(asdict(estimate)) + "\n")
@@ -466,8 +461,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="<path>",
         type=lambda text: None if text == "-" else text,
-        help="file for the results, required with --resume or --force (default, or -: standard "
-        "output)",
+        help="results file, required with --resume or --force (default, or -: standard output)",
     )
     parser.add_argument("--resume", action="store_true", help="resume an interrupted batch")
     parser.add_argument("--force", action="store_true", help="replace an existing file")

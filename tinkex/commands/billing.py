@@ -113,13 +113,13 @@ class UsageBilling(_CsvLister):
         parser.add_argument(
             "--csv",
             metavar="<file>",
-            help="also write every usage event to this CSV file; -: print the CSV instead of a table",
+            help="also write every usage event to this CSV file; -: print only the CSV",
         )
         parser.add_argument(
             "--sessions-csv",
             metavar="<file>",
             help="also write session metadata to this CSV file, for joining on session_id; -: "
-            "print the CSV instead of a table",
+            "print only the CSV",
         )
         parser.add_argument(
             "--budget",
@@ -201,7 +201,7 @@ class CheckpointStorageBilling(_CsvLister):
         parser.add_argument(
             "--csv",
             metavar="<file>",
-            help="also write the data to this CSV file; -: print the CSV instead of a table",
+            help="also write the data to this CSV file; -: print only the CSV",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -292,9 +292,7 @@ class EstimateBilling(ShowOne):
         rate = prices.train if prices else None
         total = (tokens - examples) * epochs  # the last token of an example is not an input
         if prices and rate is None:
-            self.app.warn(
-                f"{parsed_args.prices} has no price for training {model}, so no cost is shown"
-            )
+            self.app.warn(f"{parsed_args.prices} has no price for training {model}")
         counts = (model, rows, examples, tokens, trained, epochs, total)
         price, date = cost(total, rate), prices and prices.date
         self.result = dict(zip(self.column_names, (*counts, rate, price, date), strict=True))

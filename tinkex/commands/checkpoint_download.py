@@ -169,10 +169,7 @@ class DownloadCheckpoint(_Fetching):
 
         target, run_id = user_path(parsed_args.output), parsed_args.run_id
         if parsed_args.checkpoint_type and not run_id:
-            raise UsageError(
-                "--type requires --run-id",
-                hint="Add --run-id to select from the checkpoints of a run, or omit --type.",
-            )
+            raise UsageError("--type requires --run-id", hint="Add --run-id, or omit --type.")
         if not parsed_args.tinker_paths and not run_id:
             raise UsageError(
                 "no checkpoint is specified",
@@ -187,9 +184,8 @@ class DownloadCheckpoint(_Fetching):
             known = self.client.checkpoints.known(found)
             paths = paths + [checkpoint.tinker_path for checkpoint in known]
             if not paths:
-                what = f"checkpoints of type {kind}" if kind else "checkpoints"
                 hint = f"See: tinkex checkpoint list --run-id {shlex.quote(run_id)}"
-                raise UsageError(f"the run {run_id} has no {what}", hint=hint)
+                raise UsageError(f"the run {run_id} has no matching checkpoints", hint=hint)
         self.result = []
         results = self.client.checkpoints.download_all(
             paths,
@@ -220,7 +216,7 @@ class SyncCheckpoint(_Fetching):
     """Download the new checkpoints of a training run."""
 
     line = "Downloaded {path} to {directory}"
-    hints = {  # there is no --force
+    hints: ClassVar[Mapping[type[TinkexError], str]] = {  # there is no --force
         exceptions.TargetExists: "Move the existing files away, or sync to another directory.",
         exceptions.TargetInUse: "Wait until it finishes, or sync to another directory.",
     }

@@ -102,11 +102,8 @@ def _checked(model: ModelPath, text: str) -> ModelPath:
         return model
     path = user_path(text)
     if not (path if path.is_dir() else path.parent).joinpath(ADAPTER_CONFIG).is_file():
-        raise UsageError(
-            f"{text} contains neither a checkpoint path nor a base model",
-            hint="Specify a file written by 'tinkex checkpoint --output', or a directory that "
-            f"contains {ADAPTER_CONFIG}.",
-        )
+        hint = "Specify a file written by 'tinkex checkpoint --output', or an adapter's directory."
+        raise UsageError(f"{text} contains no checkpoint path and no base model", hint=hint)
     raise UsageError(
         f"{text} does not specify its base model",
         hint=f"Add base_model_name_or_path to {ADAPTER_CONFIG}, or use --base-model.",

@@ -245,8 +245,5 @@ def _all() -> dict[str, Mapping[str, Any]]:
     found = file.plugin_profiles() | file.profiles_in(file.read(file.config_path()))
     for name, values in found.items():
         if not isinstance(values or {}, Mapping):
-            raise SettingsError(
-                f"profile {name!r} in the configuration file is not a mapping",
-                hint=f"Write its settings as 'name: value' lines in {file.config_path()}.",
-            )
+            raise SettingsError(f"profile {name!r} in {file.config_path()} is not a mapping")
     return {name: found[name] or {} for name in sorted(found)}

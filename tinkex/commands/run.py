@@ -187,10 +187,7 @@ class Sample(Lister):
             arguments.check_stdin(self, "prompt")
         if parsed_args.messages is not None:
             if parsed_args.prompt is not None or file is not None:
-                raise UsageError(
-                    "use only one of --messages, --prompt and --prompt-file",
-                    hint="Omit the others. For a system message, use --system.",
-                )
+                raise UsageError("use only one of --messages, --prompt and --prompt-file")
             return conversation(read_messages(parsed_args.messages, self.app.stdin), system)
         prompt = read_prompt(parsed_args.prompt, file, self.app.stdin)
         where = "standard input" if file == "-" else file

@@ -284,7 +284,7 @@ def test_a_missing_price_is_reported_and_not_guessed(estimate):
     done = estimate("billing", "estimate", "-", prices=prices, stdin=DATA)
     assert "Warning: prices.json has no price for training m" in done.stderr
     done = estimate("run", "batch", "-", "--estimate", prices=prices, stdin="hello")
-    assert "prices.json does not have both a prefill and a sample price for m, so" in done.stderr
+    assert "prices.json lacks a prefill or sample price for m" in done.stderr
     assert "Cost" not in done.stdout
 
 
