@@ -52,7 +52,7 @@ class Api(Command):
             "-F",
             "--field",
             metavar="<key=value>",
-            help="request field: numbers, true, false, null and JSON are parsed, @FILE reads a file "
+            help="field: numbers, true, false, null and JSON are parsed, @FILE reads a file "
             "and @- standard input, and a[b]=… and a[]=… build nested values; may be repeated",
         )
         repeatable(
