@@ -226,7 +226,13 @@ def extract(data: bytes, target: Path) -> None:
             open(file.name, "rb", buffering=0) as source,
             contextlib.suppress(TinkexError, OSError),
         ):
-            archive.extract(source, directory, admit=lambda _: None, check_space=lambda _: None)
+            archive.extract(
+                source,
+                directory,
+                admit=lambda _: None,
+                check_space=lambda _: None,
+                creating=contextlib.nullcontext,
+            )
         directory.close()
 
 
