@@ -259,7 +259,7 @@ def _put(target: Any, steps: list[str], value: Any, key: str) -> None:
         raise _conflict(key)
     if not rest:
         if step in target:
-            raise UsageError(f"the field {key!r} is given twice", hint=f"Use {key}[]= for an array.")
+            raise UsageError(f"the field {key!r} is given twice", hint=f"For arrays, use {key}[]=.")
         target[step] = value
         return
     _put(target.setdefault(step, {} if rest[0] else []), rest, value, key)
