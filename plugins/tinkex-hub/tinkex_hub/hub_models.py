@@ -26,7 +26,7 @@ def find(name: str, timeout: float, token: str | None = None) -> BaseModel:
 
     :param timeout: maximum seconds without data from the Hub.
     :param token: by default from ``HF_TOKEN`` or ``hf auth login``, if there is one.
-    :raises TinkexError: the Hub does not have it, refuses, or cannot be reached.
+    :raises TinkexError: the Hub does not have it, rejects the request, or cannot be reached.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
@@ -34,7 +34,7 @@ def find(name: str, timeout: float, token: str | None = None) -> BaseModel:
         from huggingface_hub import constants
         from huggingface_hub.utils import get_session, logging
     except ImportError as error:
-        raise PluginError(f"cannot import huggingface_hub: {error}") from error
+        raise PluginError(f"cannot import huggingface_hub: {error}", hint=INSTALL) from error
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     with _errors(name, endpoint):
         cached = huggingface_hub.try_to_load_from_cache(name, base_model.CONFIG)
@@ -43,7 +43,8 @@ def find(name: str, timeout: float, token: str | None = None) -> BaseModel:
                 return base_model.from_directory(Path(cached).parent)
         if constants.HF_HUB_OFFLINE:
             raise SettingsError(
-                f"HF_HUB_OFFLINE is set, and {name} is not in the huggingface_hub cache"
+                f"HF_HUB_OFFLINE is set, and {name} is not in the huggingface_hub cache",
+                hint="Unset HF_HUB_OFFLINE, or specify a directory with --base.",
             )
         logging.set_verbosity_error()
         get_session().timeout = timeout  # there is no timeout by default

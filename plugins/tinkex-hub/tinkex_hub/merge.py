@@ -73,7 +73,7 @@ def plan(adapter: Adapter, places: list[Place], base: BaseModel) -> Plan:
 
     :raises UsageError: the base model is quantized, or has weights of another type.
     """
-    hint = "Use the original model, whose weights are in bfloat16, float16 or float32."
+    hint = "Use a version of the model whose weights are in bfloat16, float16 or float32."
     if base.is_quantized:
         raise UsageError(f"the base model {base.name} is quantized", hint=hint)
     updates: dict[str, list[Update]] = defaultdict(list)
@@ -271,7 +271,9 @@ class _Merging:
         # A comparison with NaN is false.
         limit = float(ml_dtypes.finfo(old.dtype).max)  # type: ignore[no-untyped-call]
         if not (np.abs(new) <= limit).all():
-            raise UsageError(f"the merged weight {name} contains values that are not finite")
+            raise UsageError(
+                f"the merged weight {name} contains NaN, or values outside the range of {old.dtype}"
+            )
         return new.astype(old.dtype).tobytes()
 
 

@@ -93,7 +93,7 @@ def _matrices(adapter: Adapter, lora: Lora) -> Iterator[tuple[Any, Any]]:
 def sparkline(values: list[float], width: int = 24) -> str:
     """Return *values* as a line of blocks of different heights, the highest for the largest.
 
-    :param width: maximum number of blocks; neighbours are averaged if there are more values.
+    :param width: maximum number of blocks; adjacent values are averaged if there are more values.
     """
     if len(values) > width:
         edges = [len(values) * n // width for n in range(width + 1)]

@@ -127,13 +127,17 @@ def place(adapter: Adapter, base: BaseModel | None) -> list[Place]:
     if unknown:
         raise UsageError(
             f"the adapter has tensors with unrecognized names: {shortened(_starred(unknown))}",
-            hint="Check that --base is the model that the adapter was trained for."
+            hint=_other_base(base)
             if base
             else "Specify the base model with --base, because tensor names depend on it.",
         )
     if base is not None:
         _check(places, base)
     return places
+
+
+def _other_base(base: BaseModel) -> str:
+    return f"If the adapter was not trained for {base.name}, specify its base model with --base."
 
 
 def _starred(names: list[str]) -> list[str]:
@@ -323,5 +327,5 @@ def _check(places: list[Place], base: BaseModel) -> None:
             what = f"lacks weights that the adapter changes: {shortened(_starred(missing))}"
         raise UsageError(
             f"the base model {base.name} {what}",
-            hint="Check that --base is the model that the adapter was trained for.",
+            hint=_other_base(base),
         )

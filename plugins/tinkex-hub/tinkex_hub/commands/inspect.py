@@ -46,8 +46,8 @@ class InspectCheckpoint(ShowOne):
         parser.add_argument(
             "--norms",
             action="store_true",
-            help="compute the norms even for a checkpoint on the service; this reads the whole "
-            "checkpoint (for a directory, the norms are always computed)",
+            help="compute the norms of the updates of a checkpoint on the service, too, which "
+            "requires reading the whole checkpoint (always computed for a directory)",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
