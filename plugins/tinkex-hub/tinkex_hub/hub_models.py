@@ -13,6 +13,7 @@ from tinkex.exceptions import APIError, PluginError, SettingsError, TinkexError,
 from tinkex_hub import base_model
 from tinkex_hub.base_model import BaseModel
 from tinkex_hub.directories import read_json
+from tinkex_hub.hub import INSTALL, translate
 from tinkex_hub.tensors import TensorInfo
 
 #: Maximum seconds to wait for the first response of the Hub.
@@ -67,8 +68,6 @@ def _info(found: Any) -> TensorInfo:
 @contextmanager
 def _errors(name: str, endpoint: str) -> Iterator[None]:
     from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
-
-    from tinkex_hub.hub import translate
 
     try:
         yield
