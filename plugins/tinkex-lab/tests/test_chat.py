@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from prompt_toolkit.application import create_app_session
@@ -16,7 +17,7 @@ from tinkex.api import SamplingClient, Tokenizer
 from tinkex.exceptions import LocalError, OperationFailed
 from tinkex.testing import Invocation, invoke
 from tinkex_lab.commands.chat import Chat
-from tinkex_lab.conversation import ConversationLog
+from tinkex_lab.conversation import Conversation, ConversationLog
 
 BASE = "tinkex/baker-street-2M"
 TALK = ["chat", "--base-model", BASE, "--max-tokens", "6", "--seed", "1"]
