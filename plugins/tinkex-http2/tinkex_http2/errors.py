@@ -37,7 +37,7 @@ _TABLE: tuple[tuple[Any, str, type[ours.TinkexError], str], ...] = (
         StreamError,
         "REFUSED",
         ours.Unreachable,
-        "{host} refused the request: too many concurrent requests",
+        "{host} rejected the request: too many concurrent requests",
     ),
     (_BROKEN, "before message length", ours.ConnectionFailed, _CUT),
     (_BROKEN, "before message", ours.ConnectionFailed, _LOST + "it was closed without a response"),

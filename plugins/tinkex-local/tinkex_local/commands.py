@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import re
 import signal
 from collections.abc import Iterator, Mapping
@@ -63,6 +64,8 @@ class ServeLocal(Command):
                 where = f"{parsed_args.host}:{parsed_args.port}"
                 reason = error.strerror or str(error)
                 hint = "Choose another port with --port; --port 0 selects a free port."
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    hint = "Specify an address of this machine with --host."
                 raise LocalError(f"cannot listen on {where}: {reason}", hint=hint) from error
 
             def announce() -> None:
@@ -242,8 +245,9 @@ class AddLocalCheckpoint(ShowOne):
         )
         parser.add_argument(
             "--base-model",
-            metavar="<model>",
-            help="base model in the embedded service (default: the one in adapter_config.json)",
+            metavar="<id>",
+            help="base model in the embedded service (default: base_model_name_or_path in "
+            "adapter_config.json)",
         )
         parser.add_argument(
             "--name",
