@@ -60,11 +60,11 @@ class ServeLocal(Command):
         with _app(key) as app:
             try:
                 server = Server(app, parsed_args.host, parsed_args.port, self.status)
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: a name without an address
                 where = f"{parsed_args.host}:{parsed_args.port}"
-                reason = error.strerror or str(error)
+                reason = getattr(error, "strerror", None) or "invalid host name"
                 hint = "Choose another port with --port; --port 0 selects a free port."
-                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                if getattr(error, "errno", None) not in (errno.EADDRINUSE, errno.EACCES):
                     hint = "Specify an address of this machine with --host."
                 raise LocalError(f"cannot listen on {where}: {reason}", hint=hint) from error
 

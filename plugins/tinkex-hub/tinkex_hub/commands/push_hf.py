@@ -186,7 +186,8 @@ class _Push:
             self._write_card(directory)
         self.files = self._chosen(directory)
         self._hub.prepare(self.repo, self._branch, private=self.private, exists=exists)
-        self._command.status(f"Uploading {len(self.files)} files to {self.repo}...")
+        count = "1 file" if len(self.files) == 1 else f"{len(self.files)} files"
+        self._command.status(f"Uploading {count} to {self.repo}...")
         message = self._options.commit_message or f"Upload {self._path} with tinkex"
         pull_request = self._options.create_pr
         self.pushed = self._hub.push(

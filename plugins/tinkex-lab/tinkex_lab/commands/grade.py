@@ -110,7 +110,7 @@ class Grade(Lister):
         if k > fewest:
             raise UsageError(
                 f"pass@{k} needs at least {k} samples per row, but one row has {fewest}",
-                hint=f"Sample again with --num-samples {k}, or use -k {fewest} or less.",
+                hint=f"Sample again with --num-samples {k}, or use -k {fewest}.",
             )
         if parsed_args.per_row is not None:
             write_atomically(parsed_args.per_row, "".join(lines))
