@@ -46,8 +46,8 @@ class InspectCheckpoint(ShowOne):
         parser.add_argument(
             "--norms",
             action="store_true",
-            help="compute the norms of the updates of a checkpoint on the service, too, which "
-            "requires reading the whole checkpoint (always computed for a directory)",
+            help="also compute the norms of the updates for a checkpoint on the service, which "
+            "reads the whole checkpoint; for a directory, they are always computed",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:

@@ -71,7 +71,7 @@ class PushHfCheckpoint(ShowOne):
             "--commit-message",
             metavar="<text>",
             type=non_empty,
-            help="commit message (default: the path of the checkpoint)",
+            help="commit message (default: Upload <tinker_path> with tinkex)",
         )
         parser.add_argument(
             "--create-pr", action="store_true", help="open a pull request instead of committing"

@@ -58,7 +58,7 @@ class Compare(Lister):
             metavar="<dir>",
             help="directory for the results, one file per model; required for --resume and --force",
         )
-        parser.add_argument("--html", metavar="<path>", help="HTML file for the comparison")
+        parser.add_argument("--html", metavar="<path>", help="HTML file to write the comparison to")
         parser.add_argument(
             "--resume", action="store_true", help="resume an interrupted comparison"
         )

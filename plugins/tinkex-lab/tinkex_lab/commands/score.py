@@ -61,10 +61,10 @@ class Score(Lister):
 
     operation = "Scoring"
     notes = (
-        "The NLL (negative log-likelihood) is the mean over the assistant's tokens in rows with "
-        "messages, over the completion and its end token in rows with a completion, and over all "
-        "tokens except the first in rows with text. Bits per byte exclude special tokens; use them "
-        "to compare models with different tokenizers."
+        "The NLL (negative log-likelihood) is a mean per token. The scored tokens are the "
+        "assistant's replies in a row with messages, the completion and its end token in a row "
+        "with a prompt, and all tokens except the first in a row with text. Bits per byte exclude "
+        "special tokens; use them to compare models with different tokenizers."
     )
     column_names = (
         *("model", "base_model", "rows", "tokens", "nll", "perplexity", "bits_per_byte"),
