@@ -47,7 +47,7 @@ _TABLE: tuple[tuple[Any, str, type[ours.TinkexError], str], ...] = (
     (_BROKEN, "gzip|deflate|unexpected end of file", ours.InvalidResponse, _DAMAGED),
     (_BROKEN, "", ours.ConnectionFailed, _LOST + "{reason}"),
     (Exception, "Invalid URL|URL scheme", ours.SettingsError, _MALFORMED),
-    (ValueError, "", ours.SettingsError, "cannot use the HTTP pool: {reason}"),
+    (ValueError, "", ours.SettingsError, "the HTTP pool http2 cannot send the request: {reason}"),
 )
 
 

@@ -199,7 +199,8 @@ def translate(error: BaseException, host: str, repo: str | None) -> TinkexError 
         if isinstance(cause, errors.HfHubHTTPError):
             return _refused(cause, host, repo)
         if isinstance(cause, errors.EntryNotFoundError):
-            return NotFound(f"the file was not found on {host}", status=404)
+            what = f"a file of {repo}" if repo else "the file"
+            return NotFound(f"{what} was not found on {host}", status=404)
         if type(cause).__module__.partition(".")[0] in _HTTP_LIBRARIES:
             if "Timeout" in type(cause).__name__:
                 return TimedOut(f"Timed out while awaiting a response from {host}")

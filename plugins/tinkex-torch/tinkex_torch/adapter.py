@@ -105,7 +105,8 @@ class Adapter:
             if second is not None:
                 found[module.removeprefix(_PREFIX)] = tensors.pop(name), second
         if tensors:
-            raise OperationError(f"the adapter has an unknown tensor: {min(tensors)}")
+            what = "the adapter has a tensor that is not in a pair of lora_A and lora_B"
+            raise OperationError(f"{what}: {min(tensors)}")
         return found
 
 

@@ -141,7 +141,10 @@ class PushHfCheckpoint(ShowOne):
             why = getattr(error, "strerror", None) or "not UTF-8 text"
             raise LocalError(f"cannot read the token from {place}: {why}") from error
         if not text.strip():
-            raise SettingsError(f"no Hugging Face token in {place}")
+            raise SettingsError(
+                f"no Hugging Face token in {place}",
+                hint="Use another token source: --hf-token, HF_TOKEN or 'hf auth login'.",
+            )
         return text.strip()
 
     def _visible(self) -> bool:
