@@ -1,4 +1,4 @@
-"""Converts errors of the engine to errors of tinkex, worded like the default HTTP pool's."""
+"""Converts errors of the engine to errors of tinkex, with the default HTTP pool's messages."""
 
 from __future__ import annotations
 

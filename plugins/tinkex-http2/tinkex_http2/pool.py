@@ -12,7 +12,7 @@ class Http2Pool(HttpPool):
 
     @classmethod
     def preference(cls, settings: PoolSettings) -> int:
-        """Return 10, or 0 with a proxy, whose error responses the engine hides."""
+        """Return 10, or 0 without TLS checks or with a proxy, whose errors the engine hides."""
         return 0 if settings.pool_options.insecure or proxy_for(settings.base_url) else 10
 
     def build(self, settings: PoolSettings) -> Sender:

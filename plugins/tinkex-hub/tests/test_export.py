@@ -303,7 +303,7 @@ def not_json(case: World) -> None:
     ("spoil", "words", "hint"),
     [
         (missing, "not a PEFT adapter", "Specify an adapter"),
-        (pickled, "loading other formats can run code", "Convert the weights"),
+        (pickled, "other formats are not read, because they can run code", "Convert the weights"),
         (empty, "is not a safetensors file", "Download the file again"),
         (web_page, "is not a safetensors file", "Download the file again"),
         (without_header, "is truncated", "Download the file again"),

@@ -1,4 +1,4 @@
-"""LoRA adapters: their configuration, and the two factors of each adapted module.
+"""LoRA adapters: their configuration, and lora_A and lora_B of each adapted module.
 
 The update of a weight is ``scale * B @ A``; A has the shape (rank, inputs), B (outputs, rank). The
 tensors are named ``base_model.model.<module>.lora_A.weight`` and ``….lora_B.weight``, by PEFT and
@@ -41,7 +41,7 @@ _PLAIN = {
 
 @dataclass(frozen=True)
 class Lora:
-    """The factors of one module.
+    """lora_A and lora_B of one module.
 
     :ivar module: path of the module, without PEFT's prefix.
     :ivar names: names of the tensors A and B.
@@ -73,7 +73,7 @@ class Lora:
 
     @property
     def parameters(self) -> int:
-        """Number of values in both factors."""
+        """Number of values in both tensors."""
         return self.a.count + self.b.count
 
 
@@ -82,10 +82,10 @@ class Adapter:
 
     :param config: the content of ``adapter_config.json``.
     :param weights: the opened ``adapter_model.safetensors``.
-    :ivar rank: the rank of modules without an own one.
+    :ivar rank: the rank of modules that have no rank of their own.
     :ivar alpha: ``lora_alpha``; the update's factor is alpha / rank.
-    :ivar loras: the factors by path of the module, in the order of the file.
-    :ivar others: names of tensors that are not factors.
+    :ivar loras: lora_A and lora_B by path of the module, in the order of the file.
+    :ivar others: names of the other tensors.
     :raises UsageError: it is not a LoRA adapter, or its tensors contradict its configuration.
     """
 

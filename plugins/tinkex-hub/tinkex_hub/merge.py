@@ -40,10 +40,10 @@ _TIED = "tie_word_embeddings"
 class Update:
     """The addition of ``scale * B @ A`` to a matrix, or to that of one expert.
 
-    :ivar lora: the factors.
-    :ivar expert: index of the expert in the factors and in a weight with three dimensions.
+    :ivar lora: the tensors A and B.
+    :ivar expert: index of the expert in A, B and a weight with three dimensions.
     :ivar rows: the rows of the matrix (outputs × inputs) that it is added to; ``None``: all.
-    :ivar packed: number of experts whose factors PEFT has packed into one; 0 for other factors.
+    :ivar packed: number of experts whose tensors PEFT has packed into one; 0 for others.
     """
 
     lora: Lora
@@ -191,7 +191,7 @@ class _Merging:
     def __init__(self, adapter: Adapter, merge: Plan, old: TensorFile, embeddings: str) -> None:
         self._adapter, self._merge, self._old = adapter, merge, old
         self._embeddings = embeddings
-        #: Name and content of the last factor of all experts, which each of them needs a part of.
+        #: Name and content of the last tensor of all experts, which each of them needs a part of.
         self._last: tuple[str, Any] = ("", None)
 
     def data(self, names: Iterable[str]) -> Iterator[bytes]:
@@ -239,7 +239,7 @@ class _Merging:
             yield self._rounded(name, old, new)
 
     def _factors(self, update: Update) -> tuple[float, Array, Array]:
-        """Return the scale and both factors of *update*, as matrices."""
+        """Return the scale of *update*, and A and B as matrices."""
         lora, weights = update.lora, self._adapter.weights
         expert = update.expert or 0
         found = []

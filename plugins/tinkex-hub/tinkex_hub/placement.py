@@ -75,7 +75,7 @@ class Experts:
 
     :ivar path: path of the experts in the base model.
     :ivar count: number of experts.
-    :ivar loras: projection (``gate_proj``, ``up_proj``, ``down_proj``) → its factors.
+    :ivar loras: projection (``gate_proj``, ``up_proj``, ``down_proj``) → its tensors.
     :ivar is_fused: the checkpoint of the base model has two tensors for all experts,
         ``gate_up_proj`` and ``down_proj``, instead of three for each expert.
     :ivar loaded: ``fused`` or ``separate``: the form in which PEFT loads them; empty if unknown.
@@ -94,7 +94,7 @@ class Experts:
 
 @dataclass(frozen=True)
 class Packed:
-    """A parameter of fused experts whose factors are in PEFT's form already.
+    """A parameter of fused experts whose tensors are in PEFT's form already.
 
     :ivar path: path of the experts.
     :ivar parameter: ``gate_up_proj`` or ``down_proj``.
@@ -211,7 +211,7 @@ class _Placing:
             )
 
     def _is_copy(self, known: Place, place: Place) -> bool:
-        """Return whether both have the same factors; TuFT writes those of some models twice."""
+        """Return whether both have the same tensors; TuFT writes those of some models twice."""
         if not isinstance(known, Linear | Packed) or not isinstance(place, Linear | Packed):
             return False
         weights = self._adapter.weights

@@ -24,7 +24,7 @@ _FREE = ("log_path", "save_every", "eval_every", "tinkex_train")
 
 
 class RunDirectory:
-    """The files of a run, which only this user may have written.
+    """The files of a run; files of other users are rejected.
 
     :param name: the directory, created by :meth:`lock`.
     :raises LocalError: the path is not a directory.

@@ -63,7 +63,7 @@ class Summary:
 
     :ivar steps: number of steps done, those of earlier runs included.
     :ivar tokens: number of tokens of this run.
-    :ivar losses: mean NLL of each step of this run, before that step.
+    :ivar losses: mean NLL of each step of this run, before its update.
     :ivar test_nll: mean NLL of the held-out data at the end, in nats per token.
     """
 

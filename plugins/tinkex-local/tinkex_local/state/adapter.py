@@ -38,8 +38,8 @@ ARCHITECTURES = frozenset(
 class AdapterSpec:
     """The parameters of a new adapter.
 
-    :ivar rank: rank of the two factors.
-    :ivar seed: seed of the random numbers in the first factor.
+    :ivar rank: rank of lora_A and lora_B.
+    :ivar seed: seed of the random numbers in lora_A.
     """
 
     base_model: str
@@ -133,7 +133,7 @@ def write(
 
 
 def is_identity(directory: Path) -> bool:
-    """Return whether the adapter has no effect, because every second factor is zero.
+    """Return whether the adapter has no effect, because lora_B of each module is zero.
 
     :raises OSError: the adapter cannot be read.
     """

@@ -121,7 +121,8 @@ def _read(directory: Path, name: str) -> bytes:
             if not stat.S_ISREG(found.st_mode):
                 raise ForeignError(f"{path} is not a regular file")
             if found.st_size > LARGEST:
-                raise ForeignError(f"{path} is larger than {LARGEST} bytes")
+                limit = f"{LARGEST // 1024**3} GiB"
+                raise ForeignError(f"{path} is larger than {limit}", f"Use a file below {limit}.")
             return file.read()
     except FileNotFoundError as error:
         raise ForeignError(f"{directory} has no {name}") from error
@@ -150,13 +151,13 @@ def _read_config(directory: Path) -> dict[str, Any]:
 
 
 def _scale(config: Mapping[str, Any]) -> float:
-    """Return the factor of the product of the two factors, as PEFT defines it."""
+    """Return the factor of the product of lora_B and lora_A, as PEFT defines it."""
     rank = config["r"]
     return float(config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 
 def read_tensors(directory: Path) -> Tensors:
-    """Return the factors in float32 by PEFT's names."""
+    """Return lora_A and lora_B of all modules in float32, by PEFT's names."""
     from safetensors import SafetensorError, deserialize
 
     raw = _read(directory, TENSORS)
@@ -179,7 +180,8 @@ def read_tensors(directory: Path) -> Tensors:
             raise ForeignError(what, "Remove one of the two tensors.")
         tensors[full] = _as_float(name, tensor)
     if unknown:
-        raise ForeignError(f"tensors other than lora_A and lora_B: {_listed(unknown)}", _PLAIN)
+        what = f"the adapter has tensors other than lora_A and lora_B: {_listed(unknown)}"
+        raise ForeignError(what, _PLAIN)
     if not tensors:
         raise ForeignError(f"{directory / TENSORS} has no tensors", _DAMAGED)
     return tensors
