@@ -260,7 +260,7 @@ class APIError(TinkexError):
 
 
 class BadRequest(APIError):
-    """The server refused the request as malformed (400, 422)."""
+    """The server rejected the request as malformed (400, 422)."""
 
     def sentence(self, operation: str) -> str:
         if _is_about_filled_in(self.body):

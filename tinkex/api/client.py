@@ -153,7 +153,7 @@ class ServiceClient:
         :param paginate: fetch all pages of a list and return them as one.
         :raises UsageError: the path is not below the base URL, or a request of this method has no
             pages.
-        :raises tinkex.exceptions.APIError: the service refused the request.
+        :raises tinkex.exceptions.APIError: the service rejected the request.
         """
         from tinkex.api.resources import raw
 

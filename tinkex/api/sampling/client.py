@@ -342,10 +342,11 @@ def _resubmission_reason(error: TinkexError) -> str | None:
 
 
 class Backpressure:
-    """Pauses and limits the submissions of a sampling client after refusals.
+    """Pauses and limits the submissions of a sampling client after the server rejects some.
 
-    :ivar refusals: number of refused submissions (429).
-    :ivar spells: number of periods of refusals; a period ends when submissions are back to normal.
+    :ivar refusals: number of submissions that the server rejected (429).
+    :ivar spells: number of periods with rejected submissions. A period ends when the client submits
+        at its normal rate again.
     """
 
     def __init__(self) -> None:

@@ -223,7 +223,8 @@ class _Download:
         """Extract the archive while it is being downloaded, so that little is left at the end."""
         staging = self._staging
         while True:
-            staging.clear_content()
+            with staging.changing():
+                staging.clear_content()
             version = written.version
             try:
                 written.wait_for(1, version)
@@ -233,6 +234,7 @@ class _Download:
                         staging.content,
                         admit=staging.admit,
                         check_space=staging.check_space,
+                        creating=staging.changing,
                     )
             except Restarted:
                 continue
