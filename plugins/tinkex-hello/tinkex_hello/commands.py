@@ -1,4 +1,4 @@
-"""The command that greets."""
+"""The command ``hello``."""
 
 from __future__ import annotations
 

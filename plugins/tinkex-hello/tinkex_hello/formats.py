@@ -1,4 +1,4 @@
-"""The format."""
+"""A format for Markdown tables."""
 
 from __future__ import annotations
 

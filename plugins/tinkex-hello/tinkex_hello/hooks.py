@@ -1,4 +1,4 @@
-"""The hook: an option for a command of tinkex."""
+"""A hook that adds an option to a command of tinkex."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Converts errors of the engine to errors of tinkex, worded like the default HTTP pool's."""
+"""Converts errors of the engine to errors of tinkex, with the default HTTP pool's messages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _TABLE: tuple[tuple[Any, str, type[ours.TinkexError], str], ...] = (
         StreamError,
         "REFUSED",
         ours.Unreachable,
-        "{host} refused the request: too many concurrent requests",
+        "{host} rejected the request: too many concurrent requests",
     ),
     (_BROKEN, "before message length", ours.ConnectionFailed, _CUT),
     (_BROKEN, "before message", ours.ConnectionFailed, _LOST + "it was closed without a response"),
@@ -47,7 +47,7 @@ _TABLE: tuple[tuple[Any, str, type[ours.TinkexError], str], ...] = (
     (_BROKEN, "gzip|deflate|unexpected end of file", ours.InvalidResponse, _DAMAGED),
     (_BROKEN, "", ours.ConnectionFailed, _LOST + "{reason}"),
     (Exception, "Invalid URL|URL scheme", ours.SettingsError, _MALFORMED),
-    (ValueError, "", ours.SettingsError, "cannot use the HTTP pool: {reason}"),
+    (ValueError, "", ours.SettingsError, "the HTTP pool http2 cannot send the request: {reason}"),
 )
 
 

@@ -12,7 +12,7 @@ class Http2Pool(HttpPool):
 
     @classmethod
     def preference(cls, settings: PoolSettings) -> int:
-        """Return 10, or 0 with a proxy, whose error responses the engine hides."""
+        """Return 10, or 0 without TLS checks or with a proxy, whose errors the engine hides."""
         return 0 if settings.pool_options.insecure or proxy_for(settings.base_url) else 10
 
     def build(self, settings: PoolSettings) -> Sender:
@@ -23,7 +23,8 @@ class Http2Pool(HttpPool):
         if settings.pool_options.insecure:
             raise SettingsError(
                 "the HTTP pool http2 cannot disable certificate checks",
-                hint="Use --http-pool default, or set ca_bundle to the server's CA certificate.",
+                hint="Use --http-pool default, or turn off insecure and set ca_bundle to the "
+                "server's CA certificate.",
             )
         # The engine is imported on first use, so that choosing a pool is fast.
         from tinkex_http2.sender import EngineSender

@@ -188,7 +188,7 @@ def test_patterns_that_name_no_module_of_peft_are_refused(
 ) -> None:
     case = world(family)
     case.rewrite(alpha_pattern={key: 2 * ALPHA})
-    words = "PEFT cannot represent the rank or scale|unrecognized names"
+    words = "gives that name another rank or scale|unrecognized names"
     failure(case.export(code=1), words)
     if family == "llama":
         case.export("--to", "merged")
@@ -215,9 +215,9 @@ def test_an_update_of_the_embeddings_is_refused(world: Any) -> None:
             "llama",
             "lora_A",
             "lora_magnitude_vector",
-            "only one of the two LoRA factors of model.layers",
+            "only one of lora_A and lora_B for model.layers",
         ),
-        ("llama", "q_proj.lora_A.weight", "q_proj.alpha", "only one of the two LoRA factors"),
+        ("llama", "q_proj.lora_A.weight", "q_proj.alpha", "only one of lora_A and lora_B"),
         ("llama", ".lora_", ".other_", "no LoRA tensors"),
         (
             "qwen3_moe",
@@ -241,11 +241,11 @@ def test_unknown_names_are_refused_with_a_list(
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"r": None}, "no valid 'r'"),
-        ({"r": 4.0}, "no valid 'r'"),
+        ({"r": None}, "'r' in adapter_config.json is missing or not a positive integer"),
+        ({"r": 4.0}, "'r' in adapter_config.json is missing or not"),
         ({"r": 5}, "have rank 4, but adapter_config.json specifies 5"),
-        ({"lora_alpha": 0}, "no valid 'lora_alpha'"),
-        ({"peft_type": "IA3"}, "the adapter type is 'IA3'"),
+        ({"lora_alpha": 0}, "'lora_alpha' in .* not a positive number"),
+        ({"peft_type": "IA3"}, "peft_type in adapter_config.json is 'IA3', not LORA"),
         ({"use_dora": True}, "not plain LoRA; it sets use_dora"),
         ({"modules_to_save": ["lm_head"]}, "not plain LoRA; it sets modules_to_save"),
         ({"alpha_pattern": {"(q|k)+": 3}}, "alpha_pattern .* unsupported entry: '\\(q"),
@@ -256,7 +256,8 @@ def test_a_configuration_that_is_not_plain_lora_is_refused(
 ) -> None:
     case = world()
     case.rewrite(**config)
-    hint = "Convert the adapter" if "plain" in words else "Check that"
+    hints = {"plain": "Convert the adapter", "IA3": "Specify a LoRA", "entry": "Each key must"}
+    hint = next((hints[word] for word in hints if word in words), "Check that")
     for to in ("peft", "merged"):
         failure(case.export("--to", to, code=1), words, hint)
 
@@ -301,8 +302,8 @@ def not_json(case: World) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words", "hint"),
     [
-        (missing, "not a PEFT adapter", "Specify a directory"),
-        (pickled, "loading other formats can run code", "Convert the weights"),
+        (missing, "not a PEFT adapter", "Specify an adapter"),
+        (pickled, "other formats are not read, because they can run code", "Convert the weights"),
         (empty, "is not a safetensors file", "Download the file again"),
         (web_page, "is not a safetensors file", "Download the file again"),
         (without_header, "is truncated", "Download the file again"),

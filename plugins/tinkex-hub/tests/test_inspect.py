@@ -94,7 +94,7 @@ def config(**more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("names", "settings", "peft", "vllm", "reason"),
     [
-        (["q_proj"], config(), "all", "all", "needs --max-lora-rank 8 or more"),
+        (["q_proj"], config(), "all", "all", "requires --max-lora-rank 8 or more"),
         (["q_proj"], config(target_modules=None), "part", "nothing", "target_modules is missing"),
         (["q_proj", "up_proj"], config(), "part", "all", "lacks up_proj"),
         (["up_proj"], config(), "nothing", "all", "lacks up_proj"),

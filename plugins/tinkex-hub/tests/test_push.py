@@ -12,6 +12,10 @@ from unittest import mock
 
 import pytest
 import yaml
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from tinkex.exceptions import NotFound
+from tinkex_hub.hub import translate
 
 # huggingface_hub calls its HTTP library in a way that this one deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -217,6 +221,10 @@ def test_a_repository_of_another_checkpoint_is_refused(push: Any, style: str) ->
 
     done = push("--repo", "ada/theirs")
     refused(done, f"the repository ada/theirs belongs to another checkpoint: {other}")
+    assert "another branch with --revision" in done.stderr
+    done = push("--repo", "ada/theirs", "--create-pr")
+    refused(done, f"the repository ada/theirs belongs to another checkpoint: {other}")
+    assert "--revision" not in done.stderr  # cannot be used with --create-pr
     assert push.hub.commits == []
     assert "Downloading" not in done.stderr
 
@@ -256,6 +264,15 @@ def test_where_the_token_comes_from(push: Any, way: str, tmp_path: Path) -> None
 def test_refusals(push: Any, words: list[str], environ: dict[str, str], clause: str) -> None:
     refused(push(*words, **environ), clause)
     assert (push.hub.commits, push.hub.repos) == ([], {})
+
+
+@pytest.mark.parametrize("repo", ["ada/secret", None])
+def test_a_repository_that_requires_a_token(repo: str | None) -> None:
+    response: Any = mock.Mock(status_code=401, headers={})
+    error = RepositoryNotFoundError("401 Client Error", response=response)
+    found = translate(error, "hub", repo)
+    words = f"{repo or 'the repository'} does not exist on hub, or requires a token"
+    assert (type(found), found and found.message) == (NotFound, words)
 
 
 def test_a_checkpoint_or_service_that_is_not_available(push: Any) -> None:

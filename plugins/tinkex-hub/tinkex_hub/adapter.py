@@ -29,13 +29,14 @@ def check(directory: Path, label: str) -> None:
     if encrypted:
         raise UsageError(
             f"{label} is encrypted ({encrypted[0]})",
-            hint="Download the files, decrypt them with 'age', and upload them with 'hf upload'.",
+            hint="Download the files and decrypt them with 'age'. To convert them, specify their "
+            "directory; to upload them, use 'hf upload'.",
         )
     for wanted in ((_CONFIG,), _WEIGHTS):
         if not any((directory / name).is_file() for name in wanted):
             raise UsageError(
                 f"{label} is not a PEFT adapter: it has no {wanted[0]}",
-                hint=f"Specify a directory that contains both files: {_CONFIG} and {_WEIGHTS[0]}.",
+                hint=f"Specify an adapter that has both files: {_CONFIG} and {_WEIGHTS[0]}.",
             )
 
 

@@ -92,7 +92,10 @@ def from_directory(directory: Path) -> BaseModel:
     """
     hint = "Specify a directory that contains the model's config.json and model.safetensors."
     if not directory.is_dir():
-        raise UsageError(f"no such directory: {directory}", hint=hint)
+        raise UsageError(
+            f"no such directory: {directory}",
+            hint="Specify a directory, or a model on the Hugging Face Hub as OWNER/NAME.",
+        )
     try:
         config = read_json(directory, CONFIG)
     except FileNotFoundError as error:

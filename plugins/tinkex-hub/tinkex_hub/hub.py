@@ -28,8 +28,10 @@ from tinkex.exceptions import (
 )
 from tinkex_hub import __version__, card
 
+#: How to install the client of the Hub.
+INSTALL = "Install huggingface_hub: pip install 'huggingface_hub>=1.0'"
 _MAIN = "main"
-_LOGIN = "Use --hf-token or HF_TOKEN, or log in: hf auth login"
+_LOGIN = "Specify a valid token with --hf-token or HF_TOKEN, or log in: hf auth login"
 #: HTTP libraries of the supported versions of huggingface_hub.
 _HTTP_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 
@@ -70,7 +72,7 @@ class Hub:
         except ImportError as error:
             raise PluginError(
                 f"cannot import huggingface_hub: {error}",
-                hint="Install huggingface_hub: pip install 'huggingface_hub>=1.0'",
+                hint=INSTALL,
             ) from error
         self.endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
         logging.set_verbosity_error()
@@ -197,7 +199,8 @@ def translate(error: BaseException, host: str, repo: str | None) -> TinkexError 
         if isinstance(cause, errors.HfHubHTTPError):
             return _refused(cause, host, repo)
         if isinstance(cause, errors.EntryNotFoundError):
-            return NotFound(f"the file was not found on {host}", status=404)
+            what = f"a file of {repo}" if repo else "the file"
+            return NotFound(f"{what} was not found on {host}", status=404)
         if type(cause).__module__.partition(".")[0] in _HTTP_LIBRARIES:
             if "Timeout" in type(cause).__name__:
                 return TimedOut(f"Timed out while awaiting a response from {host}")
@@ -209,10 +212,10 @@ def translate(error: BaseException, host: str, repo: str | None) -> TinkexError 
             hint="Check that HF_ENDPOINT is the URL of a Hugging Face Hub.",
         )
     if isinstance(error, OSError):
-        return LocalError(f"cannot upload a file: {_words(error)}")
+        return LocalError(f"cannot read or write a file: {_words(error)}")
     if isinstance(error, ValueError):
         return UsageError(
-            f"cannot upload to {host}: {_words(error)}", hint="Add --debug for details."
+            f"the request to {host} failed: {_words(error)}", hint="Add --debug for details."
         )
     return None
 
@@ -227,15 +230,23 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _refused(error: Any, host: str, repo: str | None) -> APIError:
+    from huggingface_hub.errors import RepositoryNotFoundError
+
     status = int(error.response.status_code)
     more = {"status": status, "request_id": error.request_id}
     detail = " ".join(str(error.server_message or "").split())[:200]
     said = f": {detail}" if detail else ""
+    if status == 401 and isinstance(error, RepositoryNotFoundError):  # also without a token
+        what = repo or "the repository"
+        return NotFound(
+            f"{what} does not exist on {host}, or requires a token", hint=_LOGIN, **more
+        )
     if status == 401:
         return Unauthorized(f"{host} rejected the Hugging Face token", hint=_LOGIN, **more)
     if status == 403:
         where = f" to {repo}" if repo else ""
-        hint = "Use a token with write access to that account's repositories."
+        owned = f"the repositories of {repo.partition('/')[0]}" if repo else "repositories"
+        hint = f"Use a token with write access to {owned}."
         return Forbidden(f"the token does not have access{where}{said}", hint=hint, **more)
     if status == 404:
         hint = "Check --repo and --revision."
@@ -247,7 +258,7 @@ def _refused(error: Any, host: str, repo: str | None) -> APIError:
             f"the request to {host} failed{said}", hint=hint, category="server", **more
         )
     return APIError(
-        f"{host} refused the request{said}", hint="Check --repo and --revision.", **more
+        f"{host} rejected the request{said}", hint="Check --repo and --revision.", **more
     )
 
 

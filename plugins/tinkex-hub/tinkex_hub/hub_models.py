@@ -13,6 +13,7 @@ from tinkex.exceptions import APIError, PluginError, SettingsError, TinkexError,
 from tinkex_hub import base_model
 from tinkex_hub.base_model import BaseModel
 from tinkex_hub.directories import read_json
+from tinkex_hub.hub import INSTALL, translate
 from tinkex_hub.tensors import TensorInfo
 
 #: Maximum seconds to wait for the first response of the Hub.
@@ -26,7 +27,7 @@ def find(name: str, timeout: float, token: str | None = None) -> BaseModel:
 
     :param timeout: maximum seconds without data from the Hub.
     :param token: by default from ``HF_TOKEN`` or ``hf auth login``, if there is one.
-    :raises TinkexError: the Hub does not have it, refuses, or cannot be reached.
+    :raises TinkexError: the Hub does not have it, rejects the request, or cannot be reached.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
@@ -34,7 +35,7 @@ def find(name: str, timeout: float, token: str | None = None) -> BaseModel:
         from huggingface_hub import constants
         from huggingface_hub.utils import get_session, logging
     except ImportError as error:
-        raise PluginError(f"cannot import huggingface_hub: {error}") from error
+        raise PluginError(f"cannot import huggingface_hub: {error}", hint=INSTALL) from error
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     with _errors(name, endpoint):
         cached = huggingface_hub.try_to_load_from_cache(name, base_model.CONFIG)
@@ -43,7 +44,8 @@ def find(name: str, timeout: float, token: str | None = None) -> BaseModel:
                 return base_model.from_directory(Path(cached).parent)
         if constants.HF_HUB_OFFLINE:
             raise SettingsError(
-                f"HF_HUB_OFFLINE is set, and {name} is not in the huggingface_hub cache"
+                f"HF_HUB_OFFLINE is set, and {name} is not in the huggingface_hub cache",
+                hint="Unset HF_HUB_OFFLINE, or specify a directory with --base.",
             )
         logging.set_verbosity_error()
         get_session().timeout = timeout  # there is no timeout by default
@@ -66,8 +68,6 @@ def _info(found: Any) -> TensorInfo:
 @contextmanager
 def _errors(name: str, endpoint: str) -> Iterator[None]:
     from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
-
-    from tinkex_hub.hub import translate
 
     try:
         yield

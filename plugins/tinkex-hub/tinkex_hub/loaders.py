@@ -14,7 +14,7 @@ from tinkex_hub.lora import PACKED, PREFIX, Adapter, shortened
 
 #: The values of vLLM's option ``--max-lora-rank``.
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-#: Names of the hosted service that vLLM refuses.
+#: Names of the hosted service that vLLM rejects.
 _REFUSED = re.compile(r"(^|\.)unembed_tokens$|\.experts\.w[123]$|^model\.layers\.\d+\.attn\.")
 #: Modules that are parts of one matrix in the base model; vLLM splits the matrix.
 _PARTS = re.compile(r"\.in_proj_[qkv]$")
@@ -45,7 +45,9 @@ def in_peft(adapter: Adapter) -> Verdict:
             loads = "part"
             reasons.append("target_modules is null, so PEFT chooses the modules by architecture")
     if adapter.others:
-        reasons.append(f"tensors that are not LoRA factors: {shortened(adapter.others, 3)}")
+        reasons.append(
+            f"tensors that are neither lora_A nor lora_B: {shortened(adapter.others, 3)}"
+        )
     if "lm_head" in {module.rpartition(".")[2] for module in adapter.loras}:
         reasons.append(
             "the adapter changes lm_head; if the base model ties lm_head to the embeddings, "
@@ -70,7 +72,7 @@ def in_vllm(adapter: Adapter) -> Verdict:
         refused.append(f"the rank is higher than {_RANKS[-1]}")
     if refused:
         return Verdict("nothing", refused)
-    reasons = [f"needs --max-lora-rank {fitting[0]} or more"]
+    reasons = [f"requires --max-lora-rank {fitting[0]} or more"]
     scale = adapter.alpha / adapter.rank
     if not adapter.config.get("use_rslora") and any(
         abs(lora.scale - scale) > 1e-9 * scale for lora in adapter.loras.values()

@@ -1,4 +1,4 @@
-"""LoRA adapters: their configuration, and the two factors of each adapted module.
+"""LoRA adapters: their configuration, and lora_A and lora_B of each adapted module.
 
 The update of a weight is ``scale * B @ A``; A has the shape (rank, inputs), B (outputs, rank). The
 tensors are named ``base_model.model.<module>.lora_A.weight`` and ``….lora_B.weight``, by PEFT and
@@ -41,7 +41,7 @@ _PLAIN = {
 
 @dataclass(frozen=True)
 class Lora:
-    """The factors of one module.
+    """lora_A and lora_B of one module.
 
     :ivar module: path of the module, without PEFT's prefix.
     :ivar names: names of the tensors A and B.
@@ -73,7 +73,7 @@ class Lora:
 
     @property
     def parameters(self) -> int:
-        """Number of values in both factors."""
+        """Number of values in both tensors."""
         return self.a.count + self.b.count
 
 
@@ -82,10 +82,10 @@ class Adapter:
 
     :param config: the content of ``adapter_config.json``.
     :param weights: the opened ``adapter_model.safetensors``.
-    :ivar rank: the rank of modules without an own one.
+    :ivar rank: the rank of modules that have no rank of their own.
     :ivar alpha: ``lora_alpha``; the update's factor is alpha / rank.
-    :ivar loras: the factors by path of the module, in the order of the file.
-    :ivar others: names of tensors that are not factors.
+    :ivar loras: lora_A and lora_B by path of the module, in the order of the file.
+    :ivar others: names of the other tensors.
     :raises UsageError: it is not a LoRA adapter, or its tensors contradict its configuration.
     """
 
@@ -93,7 +93,10 @@ class Adapter:
         self.config, self.weights = config, weights
         kind = config.get("peft_type") or "LORA"
         if kind != "LORA":
-            raise UsageError(f"the adapter type is {str(kind)[:40]!r}, not LORA")
+            raise UsageError(
+                f"peft_type in {CONFIG} is {str(kind)[:40]!r}, not LORA",
+                hint="Specify a LoRA adapter.",
+            )
         self.rank = _positive(config, "r", whole=True)
         self.alpha = _positive(config, "lora_alpha")
         self.loras, self.others = self._pairs()
@@ -143,7 +146,7 @@ class Adapter:
         alone = [module for module, found in names.items() if len(found) != 2]
         if alone:
             raise UsageError(
-                f"the adapter has only one of the two LoRA factors of {shortened(alone)}"
+                f"the adapter has only one of lora_A and lora_B for {shortened(alone)}"
             )
         pairs = ((module, (found["A"], found["B"])) for module, found in names.items())
         return {module: self._lora(module, found) for module, found in pairs}, others
@@ -158,17 +161,18 @@ class Adapter:
         shapes = f"{list(a.shape)} and {list(b.shape)}"
         if a.dtype not in FLOATS or b.dtype not in FLOATS:
             raise UsageError(
-                f"the LoRA factors of {module} have an unsupported type: {a.dtype}, {b.dtype}"
+                f"lora_A and lora_B of {module} have the types {a.dtype} and {b.dtype}",
+                hint=f"Convert the tensors to one of the supported types: {', '.join(FLOATS)}.",
             )
         if not 2 <= len(a.shape) == len(b.shape) <= 3 or a.shape[-2] != b.shape[-1]:
-            raise UsageError(f"the LoRA factors of {module} have mismatched shapes: {shapes}")
+            raise UsageError(f"the shapes of lora_A and lora_B of {module} do not match: {shapes}")
         if len(a.shape) == 3 and 1 not in (a.shape[0], b.shape[0]) and a.shape[0] != b.shape[0]:
-            raise UsageError(f"the LoRA factors of {module} have mismatched shapes: {shapes}")
+            raise UsageError(f"the shapes of lora_A and lora_B of {module} do not match: {shapes}")
         rank = a.shape[-2]
         expected, scale = self.settings_of(module_path)
         if not is_packed and rank != expected and a.count:
             raise UsageError(
-                f"the LoRA factors of {module} have rank {rank}, but {CONFIG} specifies {expected}"
+                f"lora_A and lora_B of {module} have rank {rank}, but {CONFIG} specifies {expected}"
             )
         return Lora(module, names, a, b, scale)
 
@@ -184,7 +188,10 @@ class Adapter:
         for text, value in found.items() if isinstance(found, dict) else ():
             match = _PATTERN.fullmatch(text)
             if match is None or type(value) not in (int, float) or not value > 0:
-                raise UsageError(f"{key} in {CONFIG} has an unsupported entry: {text!r}")
+                raise UsageError(
+                    f"{key} in {CONFIG} has an unsupported entry: {text!r}",
+                    hint="Each key must be a module path, and each value a positive number.",
+                )
             if f".{module}".endswith(f".{match[1].replace(chr(92), '')}"):
                 return float(value)
         return None
@@ -193,7 +200,8 @@ class Adapter:
 def _positive(config: Mapping[str, Any], key: str, *, whole: bool = False) -> Any:
     value: Any = config.get(key)
     if type(value) not in ((int,) if whole else (int, float)) or not 0 < value < math.inf:
-        raise UsageError(f"{CONFIG} has no valid {key!r}")
+        kind = "integer" if whole else "number"
+        raise UsageError(f"{key!r} in {CONFIG} is missing or not a positive {kind}")
     return value
 
 

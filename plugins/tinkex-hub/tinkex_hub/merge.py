@@ -40,10 +40,10 @@ _TIED = "tie_word_embeddings"
 class Update:
     """The addition of ``scale * B @ A`` to a matrix, or to that of one expert.
 
-    :ivar lora: the factors.
-    :ivar expert: index of the expert in the factors and in a weight with three dimensions.
+    :ivar lora: the tensors A and B.
+    :ivar expert: index of the expert in A, B and a weight with three dimensions.
     :ivar rows: the rows of the matrix (outputs × inputs) that it is added to; ``None``: all.
-    :ivar packed: number of experts whose factors PEFT has packed into one; 0 for other factors.
+    :ivar packed: number of experts whose tensors PEFT has packed into one; 0 for others.
     """
 
     lora: Lora
@@ -73,7 +73,7 @@ def plan(adapter: Adapter, places: list[Place], base: BaseModel) -> Plan:
 
     :raises UsageError: the base model is quantized, or has weights of another type.
     """
-    hint = "Use the original model, whose weights are in bfloat16, float16 or float32."
+    hint = "Use a version of the model whose weights are in bfloat16, float16 or float32."
     if base.is_quantized:
         raise UsageError(f"the base model {base.name} is quantized", hint=hint)
     updates: dict[str, list[Update]] = defaultdict(list)
@@ -191,7 +191,7 @@ class _Merging:
     def __init__(self, adapter: Adapter, merge: Plan, old: TensorFile, embeddings: str) -> None:
         self._adapter, self._merge, self._old = adapter, merge, old
         self._embeddings = embeddings
-        #: Name and content of the last factor of all experts, which each of them needs a part of.
+        #: Name and content of the last tensor of all experts, which each of them needs a part of.
         self._last: tuple[str, Any] = ("", None)
 
     def data(self, names: Iterable[str]) -> Iterator[bytes]:
@@ -239,7 +239,7 @@ class _Merging:
             yield self._rounded(name, old, new)
 
     def _factors(self, update: Update) -> tuple[float, Array, Array]:
-        """Return the scale and both factors of *update*, as matrices."""
+        """Return the scale of *update*, and A and B as matrices."""
         lora, weights = update.lora, self._adapter.weights
         expert = update.expert or 0
         found = []
@@ -271,7 +271,9 @@ class _Merging:
         # A comparison with NaN is false.
         limit = float(ml_dtypes.finfo(old.dtype).max)  # type: ignore[no-untyped-call]
         if not (np.abs(new) <= limit).all():
-            raise UsageError(f"the merged weight {name} contains values that are not finite")
+            raise UsageError(
+                f"the merged weight {name} contains NaN, or values outside the range of {old.dtype}"
+            )
         return new.astype(old.dtype).tobytes()
 
 

@@ -23,7 +23,7 @@ class Kind:
 
     :ivar module: the name: ``self_attn.q_proj``; experts of a layer count as one.
     :ivar layers: the numbers of the layers, in order; empty for a module outside of the layers.
-    :ivar loras: the factors of each, several for separate experts.
+    :ivar loras: the tensors of each, several for separate experts.
     """
 
     module: str
@@ -32,7 +32,7 @@ class Kind:
 
     @property
     def first(self) -> Lora:
-        """The factors of the first module."""
+        """The tensors of the first module."""
         return self.loras[0][0]
 
     @property
@@ -42,7 +42,7 @@ class Kind:
 
     @property
     def parameters(self) -> int:
-        """Number of values of all factors."""
+        """Number of values of all tensors."""
         return sum(lora.parameters for layer in self.loras for lora in layer)
 
 
@@ -93,7 +93,7 @@ def _matrices(adapter: Adapter, lora: Lora) -> Iterator[tuple[Any, Any]]:
 def sparkline(values: list[float], width: int = 24) -> str:
     """Return *values* as a line of blocks of different heights, the highest for the largest.
 
-    :param width: maximum number of blocks; neighbours are averaged if there are more values.
+    :param width: maximum number of blocks; adjacent values are averaged if there are more values.
     """
     if len(values) > width:
         edges = [len(values) * n // width for n in range(width + 1)]

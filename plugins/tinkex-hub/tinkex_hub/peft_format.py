@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 #: Prefix of the checkpoints of Kimi models, whose names in memory differ.
 _UNSUPPORTED = "language_model.model."
-_MERGE = "Merge the adapter into the base model with 'tinkex checkpoint export --to merged'."
+_MERGE = "Merge the adapter with 'tinkex checkpoint export … --to merged --base DIR'."
 #: Parameters of fused experts, in the order in which PEFT wraps them.
 _PARAMETERS = {"gate_up_proj": ".base_layer", "down_proj": ""}
 
@@ -102,8 +102,8 @@ def _check_patterns(adapter: Adapter, places: list[Place]) -> None:
         for path, lora in pairs:
             if adapter.settings_of(path) != (lora.rank, lora.scale):
                 raise UsageError(
-                    "PEFT cannot represent the rank or scale that rank_pattern or alpha_pattern "
-                    f"sets for {lora.module}",
+                    f"{lora.module} must be renamed to {path} for PEFT, but rank_pattern or "
+                    f"alpha_pattern in {CONFIG} gives that name another rank or scale",
                     hint=_MERGE,
                 )
 

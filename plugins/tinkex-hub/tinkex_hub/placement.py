@@ -75,7 +75,7 @@ class Experts:
 
     :ivar path: path of the experts in the base model.
     :ivar count: number of experts.
-    :ivar loras: projection (``gate_proj``, ``up_proj``, ``down_proj``) → its factors.
+    :ivar loras: projection (``gate_proj``, ``up_proj``, ``down_proj``) → its tensors.
     :ivar is_fused: the checkpoint of the base model has two tensors for all experts,
         ``gate_up_proj`` and ``down_proj``, instead of three for each expert.
     :ivar loaded: ``fused`` or ``separate``: the form in which PEFT loads them; empty if unknown.
@@ -94,7 +94,7 @@ class Experts:
 
 @dataclass(frozen=True)
 class Packed:
-    """A parameter of fused experts whose factors are in PEFT's form already.
+    """A parameter of fused experts whose tensors are in PEFT's form already.
 
     :ivar path: path of the experts.
     :ivar parameter: ``gate_up_proj`` or ``down_proj``.
@@ -127,13 +127,17 @@ def place(adapter: Adapter, base: BaseModel | None) -> list[Place]:
     if unknown:
         raise UsageError(
             f"the adapter has tensors with unrecognized names: {shortened(_starred(unknown))}",
-            hint="Check that --base is the model that the adapter was trained for."
+            hint=_other_base(base)
             if base
             else "Specify the base model with --base, because tensor names depend on it.",
         )
     if base is not None:
         _check(places, base)
     return places
+
+
+def _other_base(base: BaseModel) -> str:
+    return f"If the adapter was not trained for {base.name}, specify its base model with --base."
 
 
 def _starred(names: list[str]) -> list[str]:
@@ -207,7 +211,7 @@ class _Placing:
             )
 
     def _is_copy(self, known: Place, place: Place) -> bool:
-        """Return whether both have the same factors; TuFT writes those of some models twice."""
+        """Return whether both have the same tensors; TuFT writes those of some models twice."""
         if not isinstance(known, Linear | Packed) or not isinstance(place, Linear | Packed):
             return False
         weights = self._adapter.weights
@@ -323,5 +327,5 @@ def _check(places: list[Place], base: BaseModel) -> None:
             what = f"lacks weights that the adapter changes: {shortened(_starred(missing))}"
         raise UsageError(
             f"the base model {base.name} {what}",
-            hint="Check that --base is the model that the adapter was trained for.",
+            hint=_other_base(base),
         )

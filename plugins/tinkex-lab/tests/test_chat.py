@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from prompt_toolkit.application import create_app_session
@@ -16,7 +17,7 @@ from tinkex.api import SamplingClient, Tokenizer
 from tinkex.exceptions import LocalError, OperationFailed
 from tinkex.testing import Invocation, invoke
 from tinkex_lab.commands.chat import Chat
-from tinkex_lab.conversation import ConversationLog
+from tinkex_lab.conversation import Conversation, ConversationLog
 
 BASE = "tinkex/baker-street-2M"
 TALK = ["chat", "--base-model", BASE, "--max-tokens", "6", "--seed", "1"]
@@ -76,7 +77,9 @@ def test_lines_are_turns_of_one_conversation(chat, monkeypatch):
         assert answers(chat(["Who are you?"])) == [first]
     plain = chat(["Who are you?"])
     assert plain.stdout == first["content"] + "\n"
-    assert "(stopped after 6 tokens; see /params max_tokens)" in plain.stderr
+    assert (
+        "(stopped after 6 tokens; to change the limit: /params max_tokens NUMBER)" in plain.stderr
+    )
 
 
 def test_the_prompt_has_all_messages_and_no_answer_has_special_tokens(
@@ -289,6 +292,13 @@ def test_a_stopped_answer_can_be_asked_for_again(typed, monkeypatch, failure):
     messages = json.loads(Path("talk.json").read_text())
     assert [message["role"] for message in messages] == ["user", "assistant"]
     assert [row[0] for row in conversations("log.jsonl")] == ["One"]
+
+
+def test_an_interrupted_command_suggests_no_retry(typed, monkeypatch):
+    monkeypatch.setattr(Conversation, "undo", mock.Mock(side_effect=KeyboardInterrupt))
+    done = typed("/undo\r")
+    assert "Stopped." in done.stderr.splitlines()
+    assert "/retry" not in done.stderr
 
 
 # ---------------------------------------------------------------- the log

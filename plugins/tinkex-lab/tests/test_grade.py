@@ -186,6 +186,7 @@ def test_results_can_come_from_standard_input():
         (["--check", "regex:."], [result(0, None)], "line 1 has token ids instead of text"),
         (["--check", "regex:.", "-k", "3"], ROWS, "pass@3 needs at least 3 samples per row"),
         (["--check", "regex:.", "--group-by", "x"], ROWS, "the row has no field 'x'"),
+        (["--check", "equals:x"], [result(0, "a", x=None)], "line 1: the field 'x' is null"),
     ],
 )
 def test_what_cannot_be_graded_is_reported(grade, words, rows, message):

@@ -189,7 +189,7 @@ def test_fail_above_sets_the_exit_code_after_the_result(score, limit, code):
     done = score("--fail-above", limit, rows=ROWS[:1], code=code)
 
     assert done.stdout.startswith(BASE)
-    assert (f"The NLL of {BASE} is" in done.stderr) == bool(code)
+    assert (f"The NLL per token of {BASE} is" in done.stderr) == bool(code)
 
 
 def test_a_row_that_fails_does_not_end_the_others(score, monkeypatch):

@@ -65,9 +65,12 @@ def field_of(row: ResultRow, name: str) -> Any:
     """
     value = row.extra.get(name)
     if value is None:
-        known = ", ".join(map(str, row.extra)) or "none"
+        known = ", ".join(key for key, value in row.extra.items() if value is not None) or "none"
+        what = (
+            f"the field {name!r} is null" if name in row.extra else f"the row has no field {name!r}"
+        )
         raise UsageError(
-            f"{row.where}: the row has no field {name!r}",
+            f"{row.where}: {what}",
             hint=f"Available fields: {known}. 'run batch' copies fields from the prompts file.",
         )
     return value

@@ -244,7 +244,10 @@ class ConversationLog:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a+b", buffering=0) as file:
                 if not acquire_lock(file, timeout=_LOCK_TIMEOUT):
-                    raise LocalError(f"another process is writing to {self._path}")
+                    raise LocalError(
+                        f"another process is writing to {self._path}",
+                        hint="Try again, or specify another file with --log.",
+                    )
                 self._replace(file, line)
         except OSError as error:
             raise LocalError(f"cannot write {self._path}: {error.strerror}") from error

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from tinkex_lab.results import Sequence
 
-#: Style of text that differs from the first model's; the underline remains without colours.
+#: Style of text that differs from the first model's; the underline remains without colors.
 _DIFFERS = "underline yellow"
 #: Minimum width of a column; if the models do not fit side by side, each has a row.
 _LEAST = 24

@@ -23,8 +23,8 @@ def add_models(parser: argparse.ArgumentParser) -> None:
         metavar="<path>",
         type=non_empty,
         action=_AppendModel,
-        help="checkpoint (tinker://RUN/KIND/NAME, RUN:NAME, @latest, @ALIAS), directory with "
-        "a downloaded checkpoint, or metadata file; may be repeated",
+        help="checkpoint (tinker://RUN/KIND/NAME, RUN:NAME, @latest, @ALIAS), the directory of "
+        "a downloaded checkpoint, a file in it, or a saved metadata file; may be repeated",
     )
     parser.add_argument(
         "--base-model",

@@ -40,9 +40,12 @@ class Program:
         try:
             self._argv = shlex.split(command)
         except ValueError as error:
-            raise UsageError(f"cannot parse the command {command!r}: {error}") from error
+            raise UsageError(
+                f"cannot parse the command {command!r}: {error}",
+                hint="Put an argument that contains an apostrophe in double quotes.",
+            ) from error
         if not self._argv:
-            raise UsageError("exec: requires a command")
+            raise UsageError("exec: requires a command", hint="For example: 'exec:python test.py'")
         self._timeout = timeout
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()

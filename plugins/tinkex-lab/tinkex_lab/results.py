@@ -10,6 +10,8 @@ from typing import Any, TextIO
 from tinkex.exceptions import LocalError, UsageError
 from tinkex.files import user_path
 
+_HINT = "Specify a results file from 'tinkex run batch'."
+
 
 @dataclass(frozen=True)
 class Sequence:
@@ -59,12 +61,10 @@ def read_results(name: str, stdin: TextIO | None = None) -> Iterator[ResultRow]:
     except OSError as error:
         raise LocalError(f"cannot read {place}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise LocalError(f"{place} is not UTF-8 text (byte {error.start})") from error
+        what = f"{place} is not UTF-8 text (byte {error.start})"
+        raise LocalError(what, hint=_HINT) from error
     if not found:
-        raise UsageError(
-            f"there are no results in {place}",
-            hint="Specify a results file from 'tinkex run batch'.",
-        )
+        raise UsageError(f"there are no results in {place}", hint=_HINT)
 
 
 def _lines(name: str, stdin: TextIO | None) -> Iterable[str]:

@@ -83,7 +83,8 @@ class Scorer:
         if len(known) < len(values):
             raise InvalidResponse(
                 f"the service returned no logprob for {len(values) - len(known)} of "
-                f"{len(values)} tokens"
+                f"{len(values)} tokens",
+                hint="Use a server that returns prompt logprobs.",
             )
         text = [i for i in scored if example.tokens[i] not in self._special]
         return Likelihood(

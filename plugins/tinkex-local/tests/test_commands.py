@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+from unittest import mock
 
 import pytest
 import waitress
@@ -291,3 +292,18 @@ def test_an_address_that_cannot_be_served_is_refused(monkeypatch):
         run("local", "serve", "--port", "8000")
     assert str(caught.value) == "cannot listen on 127.0.0.1:8000: Address already in use"
     assert caught.value.hint == "Choose another port with --port; --port 0 selects a free port."
+
+    def elsewhere(*args, **options):
+        raise OSError(99, "Cannot assign requested address")
+
+    monkeypatch.setattr(waitress, "create_server", elsewhere)
+    with pytest.raises(LocalError) as caught:
+        run("local", "serve", "--host", "127.0.0.1")
+    assert caught.value.hint == "Specify an address of this machine with --host."
+
+    monkeypatch.setattr(
+        waitress, "create_server", mock.Mock(side_effect=ValueError("Invalid host"))
+    )
+    with pytest.raises(LocalError, match="invalid host name") as caught:
+        run("local", "serve", "--host", "127.0.0.1")
+    assert caught.value.hint == "Specify an address of this machine with --host."

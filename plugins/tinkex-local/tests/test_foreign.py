@@ -148,7 +148,10 @@ def test_half_precision_of_both_kinds_is_converted(client, made):
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"rank_pattern": {"q_proj": 4}}, "rank_pattern"),
         ({"base_model_name_or_path": "Qwen/Qwen3-8B"}, "unknown base model 'Qwen/Qwen3-8B'"),
-        ({"base_model_name_or_path": None}, "unknown base model None"),
+        (
+            {"base_model_name_or_path": None},
+            "adapter_config.json does not contain the name of the base model",
+        ),
     ],
 )
 def test_a_configuration_that_cannot_be_applied_is_refused(client, added, config, words):
@@ -161,16 +164,26 @@ def test_a_configuration_that_cannot_be_applied_is_refused(client, added, config
     ("change", "words"),
     [
         (lambda given: given.clear(), "has no tensors"),
-        (lambda given: given.pop(B), "lm_head has no LoRA factor B"),
+        (lambda given: given.pop(B), "lm_head has lora_A, but no lora_B"),
         (lambda given: given.update({A: given[A].T.copy()}), r"has the shape \[192, 2\]"),
         (lambda given: given.update({A: given[A].astype(np.int8)}), "element type: I8"),
         (lambda given: given.update({A: given[A] * np.inf}), "not finite"),
-        (lambda given: given.update({"lm_head.weight": given[A]}), "no modules for these tensors"),
+        (
+            lambda given: given.update({"lm_head.weight": given[A]}),
+            "tensors other than lora_A and lora_B: lm_head.weight",
+        ),
         (
             lambda given: given.update({LAYER.replace("1", "9") + ".lora_A.weight": given[A]}),
             r"no modules for these tensors: base_model.model.model.layers.9.self_attn.q_proj",
         ),
-        (lambda given: given.update({"model.lm_head.lora_A.weight": given[A]}), "twice"),
+        (lambda given: given.update({"model.lm_head.lora_A.weight": given[A]}), "two names"),
+        (
+            lambda given: [
+                given.update({f"h.0.c_attn.lora_{x}.weight": given.pop(y)})
+                for x, y in (("A", A), ("B", B))
+            ],
+            "no modules for these tensors: base_model.model.h.0.c_attn.lora_A.weight",
+        ),
     ],
 )
 @pytest.mark.filterwarnings("ignore:invalid value")

@@ -37,7 +37,7 @@ class Access:
         return self._key is None
 
     def refusal(self, given: str | None) -> str | None:
-        """Return why a request with the credential *given* is refused; ``None`` if accepted."""
+        """Return why a request with the credential *given* is rejected; ``None`` if accepted."""
         if self._key is None:
             return None
         if given is None:

@@ -184,5 +184,9 @@ def unusable(error: StateError | sqlite3.Error) -> LocalError:
         words = str(error)
     else:
         words = f"cannot use the service state: {reason(error, default_home())}"
-    again = "Run 'tinkex local reset' to start over. " if is_damaged(error) else ""
-    return LocalError(words, hint=again + _ELSEWHERE)
+    hint = _ELSEWHERE
+    if is_damaged(error):
+        hint = (
+            f"Run 'tinkex local reset' to start over, or set {HOME_VARIABLE} to another directory."
+        )
+    return LocalError(words, hint=hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import re
 import signal
 from collections.abc import Iterator, Mapping
@@ -59,10 +60,12 @@ class ServeLocal(Command):
         with _app(key) as app:
             try:
                 server = Server(app, parsed_args.host, parsed_args.port, self.status)
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: a name without an address
                 where = f"{parsed_args.host}:{parsed_args.port}"
-                reason = error.strerror or str(error)
+                reason = getattr(error, "strerror", None) or "invalid host name"
                 hint = "Choose another port with --port; --port 0 selects a free port."
+                if getattr(error, "errno", None) not in (errno.EADDRINUSE, errno.EACCES):
+                    hint = "Specify an address of this machine with --host."
                 raise LocalError(f"cannot listen on {where}: {reason}", hint=hint) from error
 
             def announce() -> None:
@@ -242,8 +245,9 @@ class AddLocalCheckpoint(ShowOne):
         )
         parser.add_argument(
             "--base-model",
-            metavar="<model>",
-            help="base model in the embedded service (default: the one in adapter_config.json)",
+            metavar="<id>",
+            help="base model in the embedded service (default: base_model_name_or_path in "
+            "adapter_config.json)",
         )
         parser.add_argument(
             "--name",

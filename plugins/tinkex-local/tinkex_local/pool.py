@@ -22,6 +22,7 @@ class LocalPool(HttpPool):
             raise SettingsError(
                 f"the HTTP pool {settings.http_pool} only supports the embedded service, "
                 f"not {settings.base_url}",
-                hint="Omit --base-url, or use a pool for other servers: --http-pool default",
+                hint="Remove the base URL ('tinkex config show' shows where it is set), or use a "
+                "pool for other servers: --http-pool default",
             )
         return WsgiSender()

@@ -50,7 +50,7 @@ class Server:
             connection_limit=_connections(),
             asyncore_use_poll=True,  # select() supports file descriptors up to 1023
             ident=None,
-            # The application refuses smaller bodies, with an error of the protocol.
+            # The application rejects smaller bodies, with an error of the protocol.
             max_request_body_size=4 * MAX_BODY,
             clear_untrusted_proxy_headers=True,
         )
@@ -119,7 +119,7 @@ def is_loopback(host: str) -> bool:
 
 
 def own_machine_only(app: WSGIApplication) -> WSGIApplication:
-    """Wrap *app* so that it refuses requests sent by web pages.
+    """Wrap *app* so that it rejects requests sent by web pages.
 
     A web page can make a browser on this machine send requests to a loopback address with any host
     name. Such a request has that name in ``Host``, or an ``Origin``.
@@ -130,7 +130,7 @@ def own_machine_only(app: WSGIApplication) -> WSGIApplication:
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
         if "HTTP_ORIGIN" in environ or (name and not is_loopback(name)):
             start_response("403 Forbidden", [("Content-Type", "application/json")])
-            return [b'{"detail": "Only programs on this machine may use this service"}']
+            return [b'{"detail": "Host must be localhost, and Origin must not be set"}']
         return app(environ, start_response)
 
     return guarded

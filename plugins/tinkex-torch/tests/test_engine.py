@@ -203,7 +203,7 @@ def test_an_adapter_of_another_model_is_an_error(engine, tmp_path):
         with pytest.raises(OperationError, match=message):
             engine.load(MODEL, Run("other", LORA), tmp_path, optimizer=False)
     save_file({"unknown": np.zeros(3, np.float32)}, tmp_path / TENSORS)
-    with pytest.raises(OperationError, match="unknown tensor: unknown"):
+    with pytest.raises(OperationError, match="pair of lora_A and lora_B: unknown"):
         engine.load(MODEL, Run("other", LORA), tmp_path, optimizer=False)
 
 

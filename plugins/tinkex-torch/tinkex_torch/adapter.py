@@ -29,14 +29,14 @@ Factors = dict[str, tuple[Tensor, Tensor]]
 
 
 class Adapter:
-    """The factors of a LoRA adapter, stored one after another in a single float32 vector.
+    """The tensors of a LoRA adapter, stored one after another in a single float32 vector.
 
     With one vector, accumulation, clipping and AdamW take a few operations each, instead of a few
     for each of hundreds of tensors.
 
     :ivar config: the content of ``adapter_config.json``.
     :ivar shapes: shape of each tensor by its name in the file, in the order of the vector.
-    :ivar vector: all factors.
+    :ivar vector: the values of all tensors.
     :ivar scale: factor of the product B·A.
     """
 
@@ -93,9 +93,9 @@ class Adapter:
         return torch.cat(parts)
 
     def factors(self, vector: Tensor) -> Factors:
-        """Return the factors in *vector* by module name.
+        """Return lora_A and lora_B in *vector* by module name.
 
-        :raises OperationError: a tensor is not a factor, or lacks the other one.
+        :raises OperationError: a tensor is not in a pair of lora_A and lora_B.
         """
         tensors = self.split(vector)
         found: Factors = {}
@@ -105,7 +105,8 @@ class Adapter:
             if second is not None:
                 found[module.removeprefix(_PREFIX)] = tensors.pop(name), second
         if tensors:
-            raise OperationError(f"the adapter has an unknown tensor: {min(tensors)}")
+            what = "the adapter has a tensor that is not in a pair of lora_A and lora_B"
+            raise OperationError(f"{what}: {min(tensors)}")
         return found
 
 

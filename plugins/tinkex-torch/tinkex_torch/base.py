@@ -78,9 +78,9 @@ class BaseModel:
         return int(self._model.get_output_embeddings().weight.shape[0])
 
     def check(self, adapter: Adapter) -> None:
-        """Check that the model has a module for every factor of *adapter*.
+        """Check that the model has a module for each lora_A and lora_B of *adapter*.
 
-        :raises OperationError: a factor does not fit.
+        :raises OperationError: a module is missing or has another shape.
         """
         for name, (first, second) in adapter.factors(adapter.vector).items():
             module = self._linear.get(name)

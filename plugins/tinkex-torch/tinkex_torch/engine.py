@@ -109,7 +109,9 @@ class TorchEngine(TrainingEngine):
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             # On the CPU, PyTorch raises RuntimeError for exhausted memory, too.
             if isinstance(error, MemoryError) or "memory" in str(error):
-                message = f"not enough memory for {model.name}: use fewer or shorter examples"
+                message = (
+                    f"not enough memory for {model.name}: use fewer or shorter examples or samples"
+                )
                 raise OperationError(f"{message} ({reason})") from error
             raise OperationError(f"the model {model.name} failed: {reason}", "server") from error
 

@@ -217,7 +217,8 @@ def test_a_full_disk_loses_no_training(sft, monkeypatch):
     monkeypatch.setattr(RunDirectory, "add_checkpoint", full)
     done = sft.train(output="other")
     assert re.search(
-        r"The checkpoint tinker://\S+ was saved, but not recorded: cannot", done.stderr
+        r"The checkpoint tinker://\S+ was saved, but --resume cannot continue from it: cannot",
+        done.stderr,
     )
     refused(done, "No space left")
 
@@ -351,7 +352,7 @@ def test_long_rows(sft):
         (["--output", "used"], "used already contains a training run", "--resume"),
         (
             ["--output", "used", "--resume"],
-            "used/config.json does not belong to a training run",
+            "used/config.json is not a file of a training run",
             "",
         ),
     ],
@@ -405,7 +406,9 @@ def test_a_run_resumes_with_its_own_data_only(sft):
     with open("data.jsonl", "a") as file:
         file.write('{"text": "another"}\n')
 
-    refused(sft.train("--resume"), "was started with dataset_builder.sha256")
+    refused(
+        sft.train("--resume"), "the data of the run in out has changed since the run was started"
+    )
 
 
 @pytest.mark.parametrize(
@@ -421,7 +424,7 @@ def test_malformed_records_are_refused(line, sft):
     Path("out").mkdir()
     Path("out/checkpoints.jsonl").write_text(line + "\n")
 
-    refused(sft.train("--resume"), "out/checkpoints.jsonl does not belong to a training run")
+    refused(sft.train("--resume"), "out/checkpoints.jsonl is not a file of a training run")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to give a file to another user")

@@ -69,13 +69,15 @@ class SftTrain(ShowOne):
         parser.add_argument(
             *("-o", "--output"),
             metavar="<dir>",
-            help="directory for the run's metrics and checkpoint list",
+            help="directory for the run's metrics and checkpoint list; required without --dry-run",
         )
-        parser.add_argument("--resume", action="store_true", help="resume an interrupted run")
+        parser.add_argument(
+            "--resume", action="store_true", help="resume the interrupted run in --output"
+        )
         parser.add_argument(
             "--dry-run",
             action="store_true",
-            help="show three rows, with trained tokens in color, instead of training",
+            help="show the first three examples, with trained tokens marked, instead of training",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -380,12 +382,12 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         metavar="<int>",
         type=integer(2),
         help="maximum number of tokens per example; longer text rows are split, and other longer "
-        "rows are truncated (default: the model's context length)",
+        "rows are truncated (default: the model's context length, if known)",
     )
     parser.add_argument(
         "--tokenizer",
         metavar="<name>",
-        help="model name or local directory of the tokenizer (default: the base model's)",
+        help="model name or local directory to load the tokenizer from (default: base model)",
     )
     parser.add_argument("--eval", metavar="<file>", help="file with held-out rows for evaluation")
 
@@ -398,7 +400,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         )
 
     rate = number(0, above=True)
-    add("--rank", "<int>", integer(1), 32, "LoRA rank")
+    add("--rank", "<int>", integer(1), 32, "LoRA rank; not used with --model-path")
     add("--epochs", "<int>", integer(1), 1, "number of passes over the data")
     add("--batch-size", "<int>", integer(1), 16, "number of examples per step")
     add(
@@ -418,6 +420,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         *("--save-every", "<int>", integer(0), 20),
-        "number of steps between checkpoints; 0: only at the end",
+        "number of steps between checkpoints, which expire after 7 days; 0: save only the final "
+        "checkpoint, which does not expire",
     )
     add("--name", "<name>", non_empty, "final", "name of the final checkpoint")

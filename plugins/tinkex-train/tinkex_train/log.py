@@ -24,7 +24,7 @@ _FREE = ("log_path", "save_every", "eval_every", "tinkex_train")
 
 
 class RunDirectory:
-    """The files of a run, which only this user may have written.
+    """The files of a run; files of other users are rejected.
 
     :param name: the directory, created by :meth:`lock`.
     :raises LocalError: the path is not a directory.
@@ -58,7 +58,7 @@ class RunDirectory:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise LocalError(f"cannot read {self.path / name}: {error.strerror}") from error
+            raise self._not_read(name, error) from error
         is_mine = not hasattr(os, "getuid") or found.st_uid == os.getuid()
         if stat.S_ISREG(found.st_mode) and is_mine:
             return True
@@ -93,14 +93,19 @@ class RunDirectory:
             before = json.loads((self.path / CONFIG).read_bytes())
         except FileNotFoundError:
             return
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
+            raise self._not_read(CONFIG, error) from error
+        except (ValueError, RecursionError) as error:
             raise self._malformed(CONFIG) from error
         if not isinstance(before, dict):
             raise self._malformed(CONFIG)
         for name, old, new in _differences(before, config):
+            what = f"the run in {self.name} was started with {name} {json.dumps(old)}, not "
+            what += json.dumps(new)
+            if name.endswith("sha256"):
+                what = f"the data of the run in {self.name} has changed since the run was started"
             raise UsageError(
-                f"the run in {self.name} was started with {name} {json.dumps(old)}, not "
-                f"{json.dumps(new)}",
+                what,
                 hint="Use the same options and files as before, or choose another directory with "
                 "--output.",
             )
@@ -197,14 +202,19 @@ class RunDirectory:
                 if not isinstance(row, dict):
                     raise self._malformed(name)
                 yield row
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
+            raise self._not_read(name, error) from error
+        except (ValueError, RecursionError) as error:
             raise self._malformed(name) from error
 
     def _malformed(self, name: str) -> LocalError:
         return LocalError(
-            f"{self.path / name} does not belong to a training run",
+            f"{self.path / name} is not a file of a training run",
             hint="Choose another directory with --output.",
         )
+
+    def _not_read(self, name: str, error: OSError) -> LocalError:
+        return LocalError(f"cannot read {self.path / name}: {error.strerror}")
 
     def _not_written(self, error: OSError) -> LocalError:
         return LocalError(f"cannot write to {self.name}: {error.strerror}")

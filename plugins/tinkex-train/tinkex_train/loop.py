@@ -63,7 +63,7 @@ class Summary:
 
     :ivar steps: number of steps done, those of earlier runs included.
     :ivar tokens: number of tokens of this run.
-    :ivar losses: mean NLL of each step of this run, before that step.
+    :ivar losses: mean NLL of each step of this run, before its update.
     :ivar test_nll: mean NLL of the held-out data at the end, in nats per token.
     """
 
@@ -271,9 +271,8 @@ class Trainer:
                 self._finish_pending()
             self._save(f"{self._submitted:06d}-interrupted")
         except LocalError as error:
-            self._say(
-                f"The checkpoint {self.summary.state_path} was saved, but not recorded: {error}."
-            )
+            saved = f"The checkpoint {self.summary.state_path} was saved"
+            self._say(f"{saved}, but --resume cannot continue from it: {error}.")
         except TinkexError as error:
             self._say(f"The checkpoint was not saved: {error}.")
 

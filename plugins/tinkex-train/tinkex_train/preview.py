@@ -37,7 +37,7 @@ def records(data: DataSet, tokenizer: Tokenizer) -> list[dict[str, Any]]:
 
 
 def show(data: DataSet, tokenizer: Tokenizer, stream: TextIO) -> None:
-    """Write the first examples to *stream*, trained text in green, or in ⟦⟧ without colour."""
+    """Write the first examples to *stream*, trained text in green, or in ⟦⟧ without color."""
     from rich.console import Console
     from rich.text import Text
 

@@ -46,8 +46,8 @@ class InspectCheckpoint(ShowOne):
         parser.add_argument(
             "--norms",
             action="store_true",
-            help="compute the norms even for a checkpoint on the service; this reads the whole "
-            "checkpoint (for a directory, the norms are always computed)",
+            help="also compute the norms of the updates for a checkpoint on the service, which "
+            "reads the whole checkpoint; for a directory, they are always computed",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -109,7 +109,7 @@ class InspectCheckpoint(ShowOne):
 
 
 def _untrained(found: list[Kind], values: Mapping[str, list[float]]) -> list[str]:
-    """Return the parts of a model without modules, and the modules whose updates are zero."""
+    """Return the parts of the model that the adapter lacks, and modules without an effect."""
     parts = {"attention": "attn", "MLP": "mlp", "output layer": "lm_head", "": "unembed_tokens"}
     has = {name: any(word in kind.module for kind in found) for name, word in parts.items()}
     has["output layer"] |= has.pop("")

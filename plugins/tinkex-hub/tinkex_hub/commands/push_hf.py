@@ -65,10 +65,13 @@ class PushHfCheckpoint(ShowOne):
             "--revision",
             metavar="<branch>",
             type=non_empty,
-            help="branch to upload to; created if it does not exist",
+            help="branch to upload to, created if it does not exist (default with --repo: main)",
         )
         parser.add_argument(
-            "--commit-message", metavar="<text>", type=non_empty, help="commit message"
+            "--commit-message",
+            metavar="<text>",
+            type=non_empty,
+            help="commit message (default: Upload <tinker_path> with tinkex)",
         )
         parser.add_argument(
             "--create-pr", action="store_true", help="open a pull request instead of committing"
@@ -80,7 +83,8 @@ class PushHfCheckpoint(ShowOne):
         parser.add_argument(
             "--hf-token",
             metavar="<token>",
-            help="Hugging Face token; - reads it from standard input, @FILE from a file [HF_TOKEN]",
+            help="Hugging Face token; - reads it from standard input, @FILE from a file (default: "
+            "HF_TOKEN, or the login of 'hf auth login')",
         )
         parser.add_argument(
             "--no-model-card", action="store_true", help="do not create a model card (README.md)"
@@ -127,6 +131,7 @@ class PushHfCheckpoint(ShowOne):
     def _token(self, argument: str | None) -> str | None:
         if argument is None or not argument.startswith(("@", "-")):
             return argument
+        place = argument[1:] or "standard input"
         try:
             if argument.startswith("@"):
                 text = user_path(argument[1:]).read_text(encoding="utf-8")
@@ -134,9 +139,12 @@ class PushHfCheckpoint(ShowOne):
                 text = self.app.stdin.readline() if self.app.stdin else ""
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise LocalError(f"cannot read the token from {argument[1:]}: {why}") from error
+            raise LocalError(f"cannot read the token from {place}: {why}") from error
         if not text.strip():
-            raise SettingsError(f"no Hugging Face token in {argument[1:] or 'standard input'}")
+            raise SettingsError(
+                f"no Hugging Face token in {place}",
+                hint="Use another token source: --hf-token, HF_TOKEN or 'hf auth login'.",
+            )
         return text.strip()
 
     def _visible(self) -> bool:
@@ -181,7 +189,8 @@ class _Push:
             self._write_card(directory)
         self.files = self._chosen(directory)
         self._hub.prepare(self.repo, self._branch, private=self.private, exists=exists)
-        self._command.status(f"Uploading {len(self.files)} files to {self.repo}...")
+        count = "1 file" if len(self.files) == 1 else f"{len(self.files)} files"
+        self._command.status(f"Uploading {count} to {self.repo}...")
         message = self._options.commit_message or f"Upload {self._path} with tinkex"
         pull_request = self._options.create_pr
         self.pushed = self._hub.push(
@@ -222,7 +231,7 @@ class _Push:
             raise UsageError(
                 f"the repository {self.repo} does not exist, and {self._owners[0]} cannot create "
                 "it",
-                hint=f"You can create repositories for {', '.join(self._owners)}.",
+                hint=f"Choose a repository of one of these owners: {', '.join(self._owners)}.",
             )
         if private is None:
             return False
@@ -237,9 +246,10 @@ class _Push:
         text = self._hub.card_of(self.repo, self._branch, self._scratch / "cache")
         named = card.path_in(text) if text else None
         if named and named != str(self._path):
+            branch = "" if self._options.create_pr else ", or another branch with --revision"
             raise UsageError(
                 f"the repository {self.repo} belongs to another checkpoint: {named}",
-                hint="Choose another repository with --repo, or another branch with --revision.",
+                hint=f"Choose another repository with --repo{branch}.",
             )
         self._has_card = text is not None
         return True
@@ -348,7 +358,7 @@ def default_revision(path: TinkerPath) -> str:
 
 
 def _sanitize(text: str) -> str:
-    # The hub refuses '--', '..', and punctuation at either end.
+    # The hub rejects '--', '..', and punctuation at either end.
     name = re.sub(r"[^A-Za-z0-9_.-]", "-", text)
     name = re.sub(r"\.{2,}", ".", re.sub(r"-{2,}", "-", name))
     return name[:_MAX_NAME].strip("-_.")

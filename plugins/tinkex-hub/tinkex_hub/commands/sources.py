@@ -42,8 +42,9 @@ def directory_of(command: ShowOne, source: str) -> Path | None:
     if directory.is_dir():
         return directory
     if directory.exists() or not ("@" in source or ":" in source):
+        is_file = directory.exists()
         raise LocalError(
-            f"no such directory: {directory}",
+            f"{directory} is not a directory" if is_file else f"no such directory: {directory}",
             hint="Specify a directory with adapter_config.json, or a checkpoint such as RUN:NAME.",
         )
     return None
@@ -104,7 +105,7 @@ def open_adapter(directory: Path, label: str, stack: ExitStack) -> Adapter:
         file = stack.enter_context(open_file(directory, WEIGHTS))
     except FileNotFoundError as error:
         raise UsageError(
-            f"{label} has no {WEIGHTS}, and loading other formats can run code",
+            f"{label} has no {WEIGHTS}; other formats are not read, because they can run code",
             hint="Convert the weights to safetensors with the software that created them.",
         ) from error
     return Adapter.open(config, file, str(directory / WEIGHTS))
@@ -124,10 +125,10 @@ def add_base(parser: argparse.ArgumentParser, default: str) -> None:
     """Add ``--base``; see :func:`find_base`."""
     parser.add_argument(
         "--base",
-        metavar="<dir>",
+        metavar="<model>",
         type=non_empty,
-        help="base model to check names and shapes against: a directory, or a model on the "
-        f"Hugging Face Hub (default: {default})",
+        help="base model to check tensor names and shapes against: a directory, or a model on "
+        f"the Hugging Face Hub (default: {default})",
     )
 
 
@@ -149,12 +150,15 @@ def find_base(
             return base_model.from_directory(directory)
         return hub_models.find(given, command.settings.timeout, token)
     if named is None:
-        command.app.warn("The base model is unknown, so tensor names and shapes are not checked.")
+        command.app.warn(
+            "The base model is unknown, so tensor names and shapes are not checked. Specify it "
+            "with --base."
+        )
         return None
     try:
         return hub_models.find(named, command.settings.timeout, token)
     except TinkexError as error:
         command.app.warn(f"Tensor names and shapes are not checked: {error}")
-        hint = f"To check them, run 'hf download {named} --local-dir DIR' and add --base DIR."
+        hint = "To check them, download the base model and specify its directory with --base."
         command.app.warn(hint, prefix="Hint: ")
         return None

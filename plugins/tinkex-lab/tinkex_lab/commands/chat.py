@@ -69,8 +69,8 @@ class Chat(Command):
             "model_path",
             metavar="<checkpoint>",
             nargs="?",
-            help="checkpoint (tinker://RUN/KIND/NAME, RUN:NAME, @latest, @ALIAS), directory with "
-            "a downloaded checkpoint, or metadata file",
+            help="checkpoint (tinker://RUN/KIND/NAME, RUN:NAME, @latest, @ALIAS), the directory of "
+            "a downloaded checkpoint, a file in it, or a saved metadata file",
         )
         parser.add_argument(
             "--base-model",
@@ -189,7 +189,8 @@ class _Session:
             except KeyboardInterrupt:
                 if not self._is_interactive:
                     raise
-                self._say("Stopped. Use /retry to try again.")
+                is_command = text.startswith("/") and text.strip() != "/retry"
+                self._say("Stopped." if is_command else "Stopped. Use /retry to try again.")
             except TinkexError as error:
                 if not self._is_interactive or isinstance(error, Unauthorized):
                     raise
@@ -324,7 +325,8 @@ class _Session:
             stdout.write(answer.content + "\n")
         stdout.flush()
         if answer.stop_reason == "length":
-            self._say(f"(stopped after {answer.token_count} tokens; see /params max_tokens)")
+            limit = "to change the limit: /params max_tokens NUMBER"
+            self._say(f"(stopped after {answer.token_count} tokens; {limit})")
         self._warn_of_context(answer)
 
     def _warn_of_context(self, answer: Answer) -> None:

@@ -1,4 +1,4 @@
-"""Sample the same prompts from several models, and show the samples side by side."""
+"""Generate samples from several models for the same prompts, and show them side by side."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tinkex_lab.results import ResultRow, read_results
 
 
 class Compare(Lister):
-    """Sample the same prompts from several models."""
+    """Compare several models' samples for the same prompts."""
 
     is_action = True  # it samples, which costs money
     notes = (
@@ -56,9 +56,9 @@ class Compare(Lister):
             "-o",
             "--output",
             metavar="<dir>",
-            help="directory for each model's results; required with --resume or --force",
+            help="directory for the results, one file per model; required for --resume and --force",
         )
-        parser.add_argument("--html", metavar="<path>", help="HTML file for the comparison")
+        parser.add_argument("--html", metavar="<path>", help="HTML file to write the comparison to")
         parser.add_argument(
             "--resume", action="store_true", help="resume an interrupted comparison"
         )
@@ -67,7 +67,7 @@ class Compare(Lister):
             "--concurrency",
             metavar="<int>",
             type=integer(1, 256),
-            help="number of concurrent requests per model",
+            help="number of concurrent requests, at most 256 (default: adapted to the service)",
         )
         add_chat_options(parser)
         add_sampling_options(parser, seed=0)
@@ -212,7 +212,10 @@ def _file_names(models: Sequence[Model]) -> list[str]:
     for number, name in enumerate(names):
         if name in names[:number]:
             first = models[names.index(name)].label
-            raise UsageError(f"{first} and {models[number].label} are the same model")
+            raise UsageError(
+                f"{first} and {models[number].label} are the same model",
+                hint="Remove one of the two options.",
+            )
     return [name.strip("-.")[:200] or "model" for name in names]
 
 

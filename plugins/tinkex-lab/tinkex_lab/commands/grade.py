@@ -25,8 +25,9 @@ class Grade(Lister):
 
     notes = (
         "A sample passes if it passes all checks. FIELD is a field in the prompt's row, such as "
-        "the reference answer. If the field is a list, one of its items must match. The command "
-        "sends no requests to the service."
+        "the reference answer. If the field is a list, one of its items must match. COMMAND reads "
+        "a JSON object with the sample's text from standard input, and exits with 0 if the sample "
+        "passes. tinkex sends no requests to the service."
     )
     operation = "Grading"
     column_names = ("group", "rows", "samples", "pass_at_1", "k", "pass_at_k", "truncation_rate")
@@ -68,7 +69,7 @@ class Grade(Lister):
             "--group-by",
             metavar="<field>",
             type=non_empty,
-            help="field to group the results by",
+            help="field in the prompt's row to group the results by",
         )
         parser.add_argument(
             "--fail-under",
@@ -76,7 +77,9 @@ class Grade(Lister):
             type=number(0, 1),
             help="exit with code 1 if pass@1 over all rows is below this value",
         )
-        parser.add_argument("--per-row", metavar="<path>", help="JSONL file for per-row results")
+        parser.add_argument(
+            "--per-row", metavar="<path>", help="JSONL file to write the outcome of each row to"
+        )
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         code = super().run(parsed_args)
@@ -107,7 +110,7 @@ class Grade(Lister):
         if k > fewest:
             raise UsageError(
                 f"pass@{k} needs at least {k} samples per row, but one row has {fewest}",
-                hint=f"Sample again with --num-samples {k}, or use -k {fewest} or less.",
+                hint=f"Sample again with --num-samples {k}, or use -k {fewest}.",
             )
         if parsed_args.per_row is not None:
             write_atomically(parsed_args.per_row, "".join(lines))

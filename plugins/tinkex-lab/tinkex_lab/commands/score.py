@@ -61,9 +61,10 @@ class Score(Lister):
 
     operation = "Scoring"
     notes = (
-        "The NLL (negative log-likelihood) covers the assistant's replies, completions with "
-        "their end token, and all tokens of a text except the first. Bits per byte exclude special "
-        "tokens. Use bits per byte to compare models with different tokenizers."
+        "The NLL (negative log-likelihood) is a mean per token. The scored tokens are the "
+        "assistant's replies in a row with messages, the completion and its end token in a row "
+        "with a prompt, and all tokens except the first in a row with text. Bits per byte exclude "
+        "special tokens; use them to compare models with different tokenizers."
     )
     column_names = (
         *("model", "base_model", "rows", "tokens", "nll", "perplexity", "bits_per_byte"),
@@ -80,18 +81,21 @@ class Score(Lister):
         parser.add_argument(
             "data",
             metavar="<file>",
-            help='JSONL file with rows such as {"messages": …}, {"prompt": …, "completion": …} '
-            'or {"text": …}; - is standard input',
+            help='file with rows such as {"messages": …}, {"prompt": …, "completion": …} or '
+            '{"text": …}, as JSONL or a JSON array; - is standard input',
         )
         add_models(parser)
         parser.add_argument(
             "--max-length",
             metavar="<int>",
             type=integer(2),
-            help="maximum number of tokens per example (default: the smallest context length of "
-            "the models, if known)",
+            help="maximum number of tokens per example; longer text rows are split, and other "
+            "longer rows are truncated (default: one less than the smallest context length of the "
+            "models, if known)",
         )
-        parser.add_argument("--per-row", metavar="<path>", help="JSONL file for per-row scores")
+        parser.add_argument(
+            "--per-row", metavar="<path>", help="JSONL file to write the score of each row to"
+        )
         parser.add_argument(
             "--fail-above",
             metavar="<float>",
@@ -103,12 +107,12 @@ class Score(Lister):
             "--concurrency",
             metavar="<int>",
             type=integer(1, 256),
-            help="number of concurrent requests (default: adjusted automatically)",
+            help="number of concurrent requests, at most 256 (default: adapted to the service)",
         )
         parser.add_argument(
             "--tokenizer",
             metavar="<name>",
-            help="model name or local directory of the tokenizer (default: the base model's)",
+            help="model name or local directory to load the tokenizer from (default: base model)",
         )
 
     def run(self, parsed_args: argparse.Namespace) -> int:
@@ -266,7 +270,8 @@ class Score(Lister):
         above = [s for s in judged if (s.total.nll_per_token or 0.0) > limit]
         for score in above:
             self.status(
-                f"The NLL of {score.model} is {score.total.nll_per_token:.4g}, above {limit:g}."
+                f"The NLL per token of {score.model} is {score.total.nll_per_token:.4g}, above "
+                f"{limit:g}."
             )
         return bool(above)
 

@@ -126,7 +126,7 @@ class LossResult:
 
 @dataclass(frozen=True)
 class AdamParams:
-    """The parameters of one AdamW step; ``grad_clip_norm`` 0 is no clipping."""
+    """The parameters of one AdamW step; ``grad_clip_norm`` 0 disables clipping."""
 
     learning_rate: float = 1e-4
     beta1: float = 0.9

@@ -18,7 +18,7 @@ class Engines:
     """The engines of this process; each is created when it is first needed.
 
     The default engine is the last choice, so that base model and adapters are run by one engine and
-    comparisons of the two measure training, not quantisation.
+    comparisons of the two measure training, not quantization.
 
     :param given: the engines to choose from, preferred first; by default the installed ones.
     """

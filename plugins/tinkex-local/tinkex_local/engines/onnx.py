@@ -23,7 +23,7 @@ from tinkex_local.state.models import LocalModel
 
 #: Maximum number of models in memory.
 LOADED = 2
-#: Prompt tokens processed at once. Quantised kernels round differently for one token than for many,
+#: Prompt tokens processed at once. Quantized kernels round differently for one token than for many,
 #: so a prompt is split into the same pieces whether or not it is scored. Most models compute the
 #: logits of a whole piece, which would be hundreds of megabytes for a long prompt.
 PIECE = 64

@@ -85,7 +85,7 @@ class Worker:
         else:
             raise OperationError(
                 f"The engine {engine.name} cannot apply this checkpoint's adapter; '{INSTALL}' "
-                "adds an engine that can"
+                "adds an engine that can, for models with model.safetensors"
             )
         return Outcome(lambda: {"type": "sample", **asdict(result)})
 

@@ -38,8 +38,8 @@ ARCHITECTURES = frozenset(
 class AdapterSpec:
     """The parameters of a new adapter.
 
-    :ivar rank: rank of the two factors.
-    :ivar seed: seed of the random numbers in the first factor.
+    :ivar rank: rank of lora_A and lora_B.
+    :ivar seed: seed of the random numbers in lora_A.
     """
 
     base_model: str
@@ -65,7 +65,9 @@ def check(spec: AdapterSpec, facts: ModelFacts) -> None:
     :raises OperationError: it cannot.
     """
     if not spec.target_modules:
-        raise OperationError("lora_config trains nothing: attn, mlp and unembed are all false")
+        raise OperationError(
+            "lora_config trains nothing: train_attn, train_mlp and train_unembed are all false"
+        )
     if facts.model_type not in ARCHITECTURES:
         raise OperationError(
             f"this service does not support adapters for models of type {facts.model_type!r}"
@@ -117,7 +119,7 @@ def write(
     random = np.random.default_rng(spec.seed % 2**64)
     tensors = {}
     for module, inputs, outputs in shapes(spec, facts):
-        # PEFT's own initialisation: kaiming-uniform with a = sqrt(5).
+        # PEFT's own initialization: kaiming-uniform with a = sqrt(5).
         bound = 1 / math.sqrt(inputs)
         first = random.uniform(-bound, bound, (spec.rank, inputs))
         tensors[f"{module}.lora_A.weight"] = first.astype(np.float32)
@@ -131,7 +133,7 @@ def write(
 
 
 def is_identity(directory: Path) -> bool:
-    """Return whether the adapter has no effect, because every second factor is zero.
+    """Return whether the adapter has no effect, because lora_B of each module is zero.
 
     :raises OSError: the adapter cannot be read.
     """

@@ -18,8 +18,8 @@ MARKER = "checkpoint_complete"
 class Archive:
     """An archive as the body of a WSGI response; its files are opened immediately.
 
-    So a deletion during the transfer has no effect on it. :meth:`close` is called even if the
-    client disconnects.
+    Therefore, a deletion during the transfer has no effect on it. :meth:`close` is called even if
+    the client disconnects.
 
     :param directory: the directory whose regular files become members.
     :param mtime: modification time of every member, seconds since the epoch.

@@ -52,7 +52,7 @@ def stage(service: Service, write: Callable[[Path], None]) -> Path:
 def make_room(service: Service, path: TinkerPath, *, overwrite: bool = False) -> list[str]:
     """Remove an existing checkpoint *path* if *overwrite*; call this within a transaction.
 
-    :returns: internal ids whose files are to be :func:`discard`\\ ed once that has committed.
+    :returns: internal ids whose files the caller must :func:`discard` after the commit.
     :raises OperationError: the checkpoint exists and *overwrite* is false.
     """
     row = _row(service, path)

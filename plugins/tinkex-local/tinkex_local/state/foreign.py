@@ -41,7 +41,7 @@ _FACTOR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.
 #: Tinker's names of the output layer.
 _OUTPUT = ("unembed_tokens", "model.unembed_tokens", "model.lm_head")
 _PLAIN = "Use a plain LoRA adapter with the same rank for all modules."
-_OTHER_MODEL = "Check that the base model is the one that the adapter was trained for."
+_OTHER_MODEL = "Specify the model that the adapter was trained for with --base-model."
 _DAMAGED = "Download or copy the adapter again."
 _LARGEST_RANK, _LARGEST_ALPHA = 1024, 1e6
 
@@ -78,12 +78,16 @@ def add(service: Service, directory: Path, name: str, base_model: str | None) ->
     model = service.models.find(model_name) if isinstance(model_name, str) else None
     if model is None:
         known = ", ".join(entry.name for entry in service.models.all())
-        raise ForeignError(
-            f"unknown base model {model_name!r}; available models: {known}",
-            "Add the model with 'tinkex local model add', or specify another with --base-model.",
-        )
+        what = f"unknown base model {model_name!r}"
+        hint = "Add the model with 'tinkex local model add', or specify another with --base-model."
+        if not isinstance(model_name, str):
+            what = f"{CONFIG} does not contain the name of the base model"
+            hint = "Specify the base model with --base-model."
+        raise ForeignError(f"{what}; available models: {known}", hint)
     given = read_tensors(directory)
     spec = _spec(model.name, config["r"], given)
+    if not spec.target_modules:
+        _reject_unknown(list(given))
     try:
         adapter.check(spec, model.facts)
     except OperationError as error:
@@ -117,7 +121,8 @@ def _read(directory: Path, name: str) -> bytes:
             if not stat.S_ISREG(found.st_mode):
                 raise ForeignError(f"{path} is not a regular file")
             if found.st_size > LARGEST:
-                raise ForeignError(f"{path} is larger than {LARGEST} bytes")
+                limit = f"{LARGEST // 1024**3} GiB"
+                raise ForeignError(f"{path} is larger than {limit}", f"Use a file below {limit}.")
             return file.read()
     except FileNotFoundError as error:
         raise ForeignError(f"{directory} has no {name}") from error
@@ -146,13 +151,13 @@ def _read_config(directory: Path) -> dict[str, Any]:
 
 
 def _scale(config: Mapping[str, Any]) -> float:
-    """Return the factor of the product of the two factors, as PEFT defines it."""
+    """Return the factor of the product of lora_B and lora_A, as PEFT defines it."""
     rank = config["r"]
     return float(config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 
 def read_tensors(directory: Path) -> Tensors:
-    """Return the factors in float32 by PEFT's names."""
+    """Return lora_A and lora_B of all modules in float32, by PEFT's names."""
     from safetensors import SafetensorError, deserialize
 
     raw = _read(directory, TENSORS)
@@ -171,9 +176,12 @@ def read_tensors(directory: Path) -> Tensors:
         module = UNEMBED[0] if match[1] in _OUTPUT else match[1]
         full = f"base_model.model.{module}.lora_{match[2]}.weight"
         if full in tensors:
-            raise ForeignError(f"{directory / TENSORS} contains {full} twice", _PLAIN)
+            what = f"{directory / TENSORS} contains {full} under two names"
+            raise ForeignError(what, "Remove one of the two tensors.")
         tensors[full] = _as_float(name, tensor)
-    _refuse_unknown(unknown)
+    if unknown:
+        what = f"the adapter has tensors other than lora_A and lora_B: {_listed(unknown)}"
+        raise ForeignError(what, _PLAIN)
     if not tensors:
         raise ForeignError(f"{directory / TENSORS} has no tensors", _DAMAGED)
     return tensors
@@ -184,7 +192,8 @@ def _as_float(name: str, tensor: Mapping[str, Any]) -> NDArray[Any]:
 
     kinds = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2"}
     if tensor["dtype"] not in kinds:
-        raise ForeignError(f"{name} has an unsupported element type: {tensor['dtype']}", _PLAIN)
+        hint = f"Convert the tensors to one of the supported types: {', '.join(kinds)}."
+        raise ForeignError(f"{name} has an unsupported element type: {tensor['dtype']}", hint)
     values = np.frombuffer(tensor["data"], kinds[tensor["dtype"]])
     if tensor["dtype"] == "BF16":  # the upper half of a float32
         values = (values.astype(np.uint32) << 16).view(np.float32)
@@ -213,7 +222,7 @@ def _checked(given: Tensors, spec: AdapterSpec, facts: ModelFacts, factor: float
     for module, inputs, outputs in adapter.shapes(spec, facts):
         expected[f"{module}.lora_A.weight"] = (spec.rank, inputs)
         expected[f"{module}.lora_B.weight"] = (outputs, spec.rank)
-    _refuse_unknown([name for name in given if name not in expected])
+    _reject_unknown([name for name in given if name not in expected])
     scaled: Tensors = {}
     for name, values in sorted(given.items()):  # safetensors returns them in random order
         if values.shape != expected[name]:
@@ -225,14 +234,17 @@ def _checked(given: Tensors, spec: AdapterSpec, facts: ModelFacts, factor: float
         module, _, suffix = name.rpartition(".lora_")
         other = {"A": "B", "B": "A"}[suffix[0]]
         if f"{module}.lora_{other}.weight" not in given:
-            raise ForeignError(f"{module} has no LoRA factor {other}", _DAMAGED)
+            raise ForeignError(f"{module} has lora_{suffix[0]}, but no lora_{other}", _DAMAGED)
         scaled[name] = values * np.float32(factor) if ".lora_B." in name else values
     return scaled
 
 
-def _refuse_unknown(names: list[str]) -> None:
+def _reject_unknown(names: list[str]) -> None:
     if names:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        shown = ", ".join(name[:100] for name in sorted(names)[:3])
-        what = f"the model has no modules for these tensors: {shown}{more}"
+        what = f"the model has no modules for these tensors: {_listed(names)}"
         raise ForeignError(what, _OTHER_MODEL)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(name[:100] for name in sorted(names)[:3]) + more

@@ -1,7 +1,7 @@
 """Long-running operations: a request returns an id, and polling the id returns the result.
 
 A repeated request with the same sequence number gets the id of the first. States are ``pending``,
-``done``, ``failed`` and ``refused``: a refused request has used its number, but was never accepted.
+``done``, ``failed`` and ``refused``: a rejected request used its number, but was never accepted.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def accept(
 
 
 def refuse(service: Service, kind: str, scope: str, seq: int, body: Body) -> None:
-    """Record that a request was refused, so that later ones do not wait for its number."""
+    """Record that a request was rejected, so that later ones do not wait for its number."""
     with service.store.transaction():
         query = "SELECT 1 FROM operations WHERE scope = ? AND seq = ?"
         if service.store.scalar(query, scope, seq) is None:
@@ -148,7 +148,7 @@ def perform(
     of the operation is recorded as its outcome.
 
     :param action: returns the result, or raises :class:`OperationError` without any change.
-    :param ordered: refuse a number lower than an earlier one in *scope*.
+    :param ordered: reject a number lower than an earlier one in *scope*.
     :param began: when the work started, if before this call.
     :raises Problem: the sequence number is not valid.
     """
@@ -263,7 +263,7 @@ def record(
     :param data: the request's arrays, if it is pending.
     """
     request_id, now = uuid.uuid4().hex, service.clock()
-    if seq is not None:  # the client may send a corrected request with the number of a refused one
+    if seq is not None:  # the client may send a corrected request with the number of a rejected one
         query = "DELETE FROM operations WHERE scope = ? AND seq = ? AND state = 'refused'"
         service.store.write(query, scope, seq)
     service.store.insert(

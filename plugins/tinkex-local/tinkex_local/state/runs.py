@@ -81,7 +81,7 @@ def is_training(service: Service, row: sqlite3.Row) -> bool:
 
 
 def lost(service: Service, row: sqlite3.Row) -> str | None:
-    """Return why this process does not have a run's training, or ``None`` if it has."""
+    """Return why this process cannot continue a run's training; ``None`` if it can."""
     if row["holder"] in (None, service.process):
         return None
     last = checkpoints.listing(service, run_id=row["id"], kind=paths.TRAINING, limit=1)

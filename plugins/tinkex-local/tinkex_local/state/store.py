@@ -228,7 +228,7 @@ class Store:
         with self.transaction():
             version = self._version()  # another process may have been faster
             if version > _VERSION:
-                raise StateError(f"{self.path} was written by a newer version of tinkex-local")
+                raise StateError(f"{self.path} requires a newer version of tinkex-local")
             if version == 0:
                 self._run(_SCHEMA)
                 self.insert("meta", key="secret", value=secrets.token_hex(32))

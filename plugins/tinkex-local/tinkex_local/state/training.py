@@ -60,9 +60,9 @@ def optim_step(service: Service, engines: Engines, body: bodies.OptimStep) -> di
 
 
 def note_refusal(service: Service, body: Encoded, problem: Problem) -> None:
-    """Record that a request of a run was refused, if it used a number.
+    """Record that a request of a run was rejected, if it used a number.
 
-    Clients count refused requests, so that others would wait for that number.
+    Clients count rejected requests, so that others would wait for that number.
     """
     model_id, seq_id = body.identity()
     if model_id is None or seq_id is None or problem.status == 409:

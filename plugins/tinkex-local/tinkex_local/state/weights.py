@@ -260,11 +260,9 @@ def copy(service: Service, body: bodies.CopyWeights) -> dict[str, Any]:
         a project is given, which this service does not support.
     """
     if body.destination_project_id is not None:
-        raise bad_request(
-            "This service does not support projects; specify session_id and model_seq_id"
-        )
+        raise bad_request("This service does not support projects; omit destination_project_id")
     if body.session_id is None or body.model_seq_id is None:
-        raise bad_request("Specify destination_project_id, or session_id and model_seq_id")
+        raise bad_request("Specify session_id and model_seq_id")
     source = paths.parse(body.source_path)
     session_id, number = body.session_id, body.model_seq_id
     run_id = runs.run_id_of(session_id, number)

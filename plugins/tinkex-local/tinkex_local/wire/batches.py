@@ -117,7 +117,7 @@ def _from_json(
                 raise bad_request(f"{where} contains a value that is not a whole number")
             values = values.clip(-(2.0**53), 2.0**53).astype(np.int64)
         else:
-            with np.errstate(over="ignore"):  # infinite values are refused later
+            with np.errstate(over="ignore"):  # infinite values are rejected later
                 values = values.astype(np.float32)
         sparse = (found.sparse_crow_indices, found.sparse_col_indices)
         rows, columns = (None if x is None else _indices(x, where) for x in sparse)

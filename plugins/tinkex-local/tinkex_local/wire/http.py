@@ -129,7 +129,7 @@ class Routes:
     Handlers return a dictionary (sent as JSON), ``None`` (no content) or a response.
 
     :param home: the directory of the state, for error messages.
-    :param refusal: returns why a request (a WSGI environment) is refused (401), or ``None``.
+    :param refusal: returns why a request (a WSGI environment) is rejected (401), or ``None``.
     """
 
     def __init__(
