@@ -45,7 +45,7 @@ def proxy_error(url: str, reason: str, status: int | None = None) -> TinkexError
     """Return the error for the proxy for *url*; it names the variable that sets the proxy.
 
     :param reason: why it failed, as text for the message.
-    :param status: the HTTP status of its refusal, if it refused.
+    :param status: the HTTP status with which it rejected the connection, if it responded.
     """
     from tinkex.api.http import adapter
 

@@ -153,7 +153,7 @@ class ServiceClient:
         :param paginate: fetch all pages of a list and return them as one.
         :raises UsageError: the path is not below the base URL, or a request of this method has no
             pages.
-        :raises tinkex.exceptions.APIError: the service refused the request.
+        :raises tinkex.exceptions.APIError: the service rejected the request.
         """
         from tinkex.api.resources import raw
 
@@ -275,7 +275,7 @@ class ServiceClient:
         """Raise an error for a model or rank that the service does not offer.
 
         Some servers train the model that they have, regardless of the name in the request, and some
-        list a run although they refused its rank.
+        list a run although they rejected its rank.
         """
         from tinkex.api.resources.models import models_in
 

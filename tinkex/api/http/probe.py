@@ -270,7 +270,7 @@ def proves_key(ask: Callable[[Request], Response]) -> bool:
 
     :param ask: sends a request and returns its successful response.
     :raises NotOffered: it has none of the endpoints, so it is probably not a Tinker service.
-    :raises tinkex.exceptions.APIError: it refuses the key, or fails.
+    :raises tinkex.exceptions.APIError: it rejects the key, or fails.
     """
     for name in ("training_runs", "checkpoints", "sessions"):
         with suppress(NotOffered):

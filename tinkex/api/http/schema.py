@@ -53,7 +53,7 @@ def items(data: Json, name: str) -> list[Any]:
     """Return the required list *name* in *data*."""
     value = data.get(name)
     if not isinstance(value, list):
-        refuse(f"{name!r} is missing or not a list", data)
+        refuse(f"{name!r} is missing or not an array", data)
     return value
 
 

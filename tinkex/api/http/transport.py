@@ -263,7 +263,7 @@ class Transport:
     def call(self, request: Request, deadline: Deadline) -> Response:
         """Send a call, retry it where that can help, and return the successful response.
 
-        :raises tinkex.exceptions.APIError: the service refused the request.
+        :raises tinkex.exceptions.APIError: the service rejected the request.
         :raises tinkex.exceptions.TransportError: there was no usable response in time.
         """
         response, may_be_done = self._persist(request, deadline)

@@ -135,7 +135,7 @@ def _list_in(page: Mapping[str, Any]) -> str:
     names = [name for name, value in page.items() if isinstance(value, list)]
     if len(names) != 1:
         raise InvalidResponse(
-            "the response must contain exactly one list",
+            "the response must contain exactly one JSON array",
             hint="Repeat the request without pagination to see the response.",
         )
     return names[0]

@@ -153,7 +153,7 @@ class Sessions:
         settings = self._transport.settings
         body: dict[str, Any] = {
             "tags": list(settings.tags if tags is None else tags),
-            "user_metadata": _texts(user_metadata or {}),  # strict servers refuse null
+            "user_metadata": _texts(user_metadata or {}),  # strict servers reject null
             "sdk_version": PROTOCOL_VERSION,
         }
         if settings.project_id:
@@ -249,7 +249,7 @@ class Sessions:
         from tinkex.api.resources.session_info import SessionQuery, SessionSummary
 
         limit = pagination.positive_limit(limit, 0)
-        deadline = self._transport.deadline("the search")
+        deadline = self._transport.deadline("the search results")
         body = (query or SessionQuery()).body()
         what = "session search"
         found: list[SessionSummary] = []
