@@ -169,7 +169,7 @@ class Checkpoints:
 
         :raises tinkex.exceptions.NotFound: it does not exist; the hint lists others in its run.
         """
-        deadline = self._transport.deadline("the checkpoint")
+        deadline = self._transport.deadline("information about the checkpoint")
         parsed = TinkerPath.from_string(path)
         missing: APIError
         try:

@@ -144,7 +144,8 @@ class Runs:
 
         :raises tinkex.exceptions.NotFound: there is no run with this id.
         """
-        answer = request_run(self._transport, run_id, self._transport.deadline("the run"))
+        deadline = self._transport.deadline("information about the run")
+        answer = request_run(self._transport, run_id, deadline)
         return _without_key(self._transport, TrainingRun.from_json(answer.object()))
 
 
