@@ -151,7 +151,7 @@ def parse_row(
     if len(kinds) > 1:
         raise UsageError(
             f"the row matches several layouts: {' and '.join(kinds)}",
-            hint="Specify the layout, or remove the members of the others.",
+            hint="Keep the members of only one layout in each row.",
         )
     if not kinds:
         names = ", ".join(repr(names[0]) for names in _NEEDED.values())

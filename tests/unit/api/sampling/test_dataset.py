@@ -132,7 +132,7 @@ def test_malformed_rows_are_refused_with_their_place(row, message):
     with pytest.raises(UsageError, match=message) as caught:
         read({"text": "a"}, row)
     assert str(caught.value).startswith("d.jsonl, line 2: ")
-    hint = "Specify the layout" if "layouts" in message else "a JSON object on a separate line"
+    hint = "only one layout" if "layouts" in message else "a JSON object on a separate line"
     assert hint in str(caught.value.hint)
 
 
