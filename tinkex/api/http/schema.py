@@ -145,7 +145,7 @@ def read(cls: type[T], data: Any, name: str, *, lenient: bool = False, **given: 
     Each field is read by its annotation; one with a default may be missing or null.
 
     :param name: what *data* is, for the error message.
-    :param lenient: a member of a wrong type gets its default, so that one row does not fail a list.
+    :param lenient: a member of a wrong type gets its default, so one item does not fail a list.
     :param given: fields whose values are given and not read from *data*.
     """
     record = mapping(data, name)

@@ -150,7 +150,7 @@ class Runs:
 
 
 def _row(transport: Transport, data: Any) -> TrainingRun:
-    """Create a run from a list row; without an id if the row has none."""
+    """Create a run from a list item; without an id if the item has none."""
     try:
         return _without_key(transport, TrainingRun.from_json(data))
     except InvalidResponse:

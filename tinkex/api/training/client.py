@@ -314,7 +314,8 @@ class TrainingClient:
                 self._leave(error)
                 raise
             self._next_seq_id = number + 1
-            deadline.report(note="The response was lost, but the server lists the checkpoint.")
+            note = "The response was lost, but the checkpoint was saved: the server lists it."
+            deadline.report(note=note)
             result = {}
         self._has_saved = True
         path = result.get("path")
