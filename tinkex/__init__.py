@@ -1,4 +1,4 @@
-"""tinkex: the command line for the Tinker API, a plugin-based cliff application."""
+"""tinkex: a command-line client for the Tinker API, a plugin-based cliff application."""
 
 from __future__ import annotations
 

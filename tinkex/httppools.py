@@ -44,8 +44,8 @@ def proxy_for(url: str) -> str | None:
 def proxy_error(url: str, reason: str, status: int | None = None) -> TinkexError:
     """Return the error for the proxy for *url*; it names the variable that sets the proxy.
 
-    :param reason: why it failed, as text for the message.
-    :param status: the HTTP status with which it rejected the connection, if it responded.
+    :param reason: why the proxy failed, as text for the message.
+    :param status: the HTTP status of the proxy's response, if the proxy rejected the request.
     """
     from tinkex.api.http import adapter
 
@@ -59,8 +59,8 @@ def proxy_error(url: str, reason: str, status: int | None = None) -> TinkexError
 def suspension_error(url: str, end: float) -> TinkexError | None:
     """Return the error for an exchange that failed long after its time limit, or ``None``.
 
-    The process was suspended meanwhile (Ctrl-Z). With this error, tinkex does not count that time,
-    and sends the request again if it may be repeated.
+    In this case, the process was suspended (Ctrl-Z). If a pool raises this error, tinkex does not
+    count the time of the suspension. It sends the request again if the request may be repeated.
 
     :param end: when the time limit ended, by ``time.monotonic()``.
     """

@@ -92,11 +92,11 @@ class HttpRequest(NamedTuple):
 class Timeouts(NamedTuple):
     """The timeouts of an HTTP pool in seconds.
 
-    :ivar connect: until the connection is made.
-    :ivar read: until the headers of the response are complete, connecting included, and then for
-        each chunk of its body, however slowly the bytes trickle in.
-    :ivar whole: until the last byte of the body, or ``None`` for no such limit. The caller holds
-        it as well, between two chunks; a pool may use it to limit less itself.
+    :ivar connect: time to make the connection.
+    :ivar read: time until the headers of the response are complete, including the time to connect;
+        and, separately, the time until each chunk of the body is complete.
+    :ivar whole: time until the body is complete; ``None``: no limit. The caller checks this limit
+        after each chunk, so that a pool may ignore it.
     """
 
     connect: float
@@ -191,24 +191,25 @@ class PoolSettings(Protocol):
 
 
 class HttpPool(abc.ABC):
-    """An HTTP pool, which sends requests; chosen by ``--http-pool`` (group ``tinkex.http_pools``).
+    """An HTTP pool, which sends requests; selected by ``--http-pool``.
 
-    The entry point names a subclass; it is created without arguments. A pool that wraps another
-    one copies its ``base_url`` and ``needs_api_key`` in ``__init__``.
+    The entry point, in the group ``tinkex.http_pools``, names a subclass, which tinkex creates
+    without arguments. A pool that wraps another pool must copy the ``base_url`` and
+    ``needs_api_key`` of that pool in ``__init__``.
     """
 
-    #: Address of the service if no base URL is set; ``None``: the official service.
+    #: Base URL of the service, which only ``--base-url`` overrides; ``None``: that of the settings.
     base_url: str | None = None
     #: Whether requests need an API key.
     needs_api_key: bool = True
-    #: Whether requests are shown instead of sent, so that nothing may be changed.
+    #: Whether the pool shows requests instead of sending them; commands then change nothing.
     is_dry_run: bool = False
 
     @classmethod
     def preference(cls, settings: PoolSettings) -> int:
-        """Return the preference for the pool with *settings* when ``auto`` chooses one.
+        """Return how well the pool suits *settings*, for the selection by ``auto``.
 
-        The highest number wins; 0 is never chosen. If all are 0, ``default`` is used.
+        ``auto`` selects the pool with the highest number; if all numbers are 0, ``default``.
         """
         return 0
 

@@ -1,9 +1,9 @@
 """The effective settings, from options, the environment, a profile and defaults.
 
-The sources are listed by precedence, with two exceptions. A profile named *by an option* precedes
-the environment: ``--profile skyrl`` must not send ``TINKER_API_KEY`` to another server, nor use a
-stale ``TINKER_BASE_URL``. If any other profile names its server, its key for that server precedes
-a key from the environment.
+An earlier source takes precedence over a later one. There are exceptions: a profile that an option
+selects takes precedence over the environment, so that ``--profile skyrl`` does not send the
+``TINKER_API_KEY`` of another server. If any other profile specifies a server and a key for it, this
+key takes precedence over a key from the environment.
 """
 
 from __future__ import annotations
@@ -212,13 +212,10 @@ def resolve(
     options = _from_options(flags, stdin)
     environment = _from_environ(environ)
     named = {} if profile is None else _from_profile(profile, config)
-    if origin == "--profile":
-        sources = [options, named, environment]
-    else:
-        if "base_url" not in options | environment and _has_own_key(named):
-            environment = {k: v for k, v in environment.items() if k not in CREDENTIAL}
-        sources = [options, environment, named]
-    values, origins = _merge(sources)
+    if origin != "--profile" and _has_own_key(named) and "base_url" not in options | environment:
+        environment = {k: v for k, v in environment.items() if k not in CREDENTIAL}
+    lower = [named, environment] if origin == "--profile" else [environment, named]
+    values, origins = _merge([options, *lower])
     if profile is not None:
         values["profile"], origins["profile"] = profile, origin
         if origins.get("api_key_command", "").startswith(PROFILE_ORIGIN):

@@ -132,13 +132,20 @@ def local_service(directory: str | os.PathLike[str]) -> Iterator[Path]:
 def check_distribution(name: str) -> None:
     """Check every entry point that the distribution *name* adds to tinkex.
 
-    :raises AssertionError: lists the faults: the distribution is not installed, an entry point does
-        not load, has another base class or lacks a method, a command is not called ``noun_verb``, a
-        docstring is not one sentence, an argument has no help, an option clashes with a global one,
-        settings are not declared by a dataclass with defaults of their types, a profile has unknown
-        settings, a hook fails, clashes, adds an argument that is required or names an unknown
-        command, tinkex has no such group, the number of values in the rows that a command returns
-        is not that of its ``column_names``, or ``plain_columns`` or ``droppable`` has other names.
+    These are faults:
+
+    - The distribution is not installed, or uses a group that tinkex does not have.
+    - An entry point does not load, has a wrong base class, or lacks a method.
+    - A command is not called ``noun_verb``, its docstring is not one sentence, an argument has no
+      help, or an option conflicts with a global option.
+    - A row of a command does not have one value for each of its ``column_names``.
+    - ``plain_columns`` or ``droppable`` contains a name that is not in ``column_names``.
+    - A hook fails, adds an option that exists or an argument that is required, or is for an unknown
+      command.
+    - Settings are not a dataclass whose fields have defaults of their types.
+    - A profile has unknown settings.
+
+    :raises AssertionError: lists the faults.
     """
     from tinkex.cli.inventory import Inventory, nearest_plugin
 

@@ -39,7 +39,7 @@ autodoc_typehints_description_target = "documented_params"
 # tinkex(1) lists all commands. Each noun also has a separate page: tinkex-checkpoint(1).
 _NOUNS = sorted(p.stem for p in (Path(__file__).parent / "reference" / "cli").glob("*.rst"))
 man_pages = [
-    ("reference/cli/index", "tinkex", "command line for the Tinker API", author, 1),
+    ("reference/cli/index", "tinkex", "command-line client for the Tinker API", author, 1),
     *(
         (f"reference/cli/{noun}", f"tinkex-{noun}", f"tinkex {noun} commands", author, 1)
         for noun in _NOUNS

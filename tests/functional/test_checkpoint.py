@@ -343,7 +343,7 @@ def test_copy_takes_no_key_on_the_command_line(served, run, tmp_path):
     assert served(f"{line} --source-api-key @{tmp_path / 'key'}").stdout.startswith("Copied")
     assert served(line, TINKEX_SOURCE_API_KEY="tml-o").stdout.startswith("Copied to tinker://")
     assert "/no/such/file" in served(f"{line} --source-api-key @/no/such/file", code=1).stderr
-    assert "no projects" in served(f"{line} --project-id p", code=1).stderr
+    assert "does not support projects" in served(f"{line} --project-id p", code=1).stderr
 
 
 # ---------------------------------------------------------------------- download

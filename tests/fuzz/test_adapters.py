@@ -34,7 +34,7 @@ CONFIG = JSON | st.fixed_dictionaries({"target_modules": JSON, "target_parameter
 )
 @example(b"[" * 5000, {}, b"")
 @example(b'{"w":' * 5000, {}, b"")
-def test_an_adapter_is_parsed_or_refused(tried, tmp_path_factory, header, config, rest):
+def test_an_adapter_is_parsed_or_rejected(tried, tmp_path_factory, header, config, rest):
     tried()
     place = tmp_path_factory.getbasetemp()
     files = {"adapter_config.json": json.dumps(config).encode()}

@@ -56,7 +56,7 @@ def test_a_checkpoint_is_parsed_or_shown_as_received(tried, value):
 @example({"sequences": [{"tokens": [1], "stop_reason": "stop", "logprobs": [float("nan")]}]}, 1)
 @example({"sequences": [{"tokens": [1], "topk_logprobs": [[[1, float("-inf")], [2, -1]]]}]}, 1)
 @example({"sequences": [], "topk_prompt_logprobs": [[[1, 10**400]]]}, 1)
-def test_samples_are_serializable_or_refused(tried, value, length):
+def test_samples_are_serializable_or_rejected(tried, value, length):
     tried()
     try:
         response = SampleResponse.from_json(value, length)
@@ -68,7 +68,7 @@ def test_samples_are_serializable_or_refused(tried, value, length):
 @given(st.binary(max_size=120))
 @example(b"\x0a\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01")
 @example(b"\x12\xff\xff\xff\xff\x0f")
-def test_protobuf_is_decoded_or_refused(tried, message):
+def test_protobuf_is_decoded_or_rejected(tried, message):
     tried()
     for decode, member in (
         (protobuf.sample_response, "sequences"),
@@ -133,7 +133,7 @@ def test_any_error_body_becomes_one_sentence(tried, status, body, kind):
 @example("http://[::bad")
 @example("javascript:alert(1)")
 @example("file:///etc/passwd")
-def test_a_redirect_target_is_valid_or_refused(tried, place):
+def test_a_redirect_target_is_valid_or_rejected(tried, place):
     tried()
     try:
         address = join_url("https://tinker.example/services/x/", place)
@@ -145,7 +145,7 @@ def test_a_redirect_target_is_valid_or_refused(tried, place):
 
 
 @given(st.dictionaries(st.sampled_from(["a"]), JSON))
-def test_a_field_has_the_expected_type_or_is_refused(tried, data):
+def test_a_field_has_the_expected_type_or_is_rejected(tried, data):
     tried()
     for read, kinds in (
         (schema.optional_text, str),
@@ -226,7 +226,13 @@ def extract(data: bytes, target: Path) -> None:
             open(file.name, "rb", buffering=0) as source,
             contextlib.suppress(TinkexError, OSError),
         ):
-            archive.extract(source, directory, admit=lambda _: None, check_space=lambda _: None)
+            archive.extract(
+                source,
+                directory,
+                admit=lambda _: None,
+                check_space=lambda _: None,
+                creating=contextlib.nullcontext,
+            )
         directory.close()
 
 

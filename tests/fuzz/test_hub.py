@@ -64,7 +64,7 @@ BASE = st.fixed_dictionaries({}, optional={"model_type": JSON, "text_config": JS
 )
 @example(b"[" * 5000, {"r": 1, "lora_alpha": 1}, {}, b"")
 @example(b'{"w":' * 5000, {"r": 1, "lora_alpha": 1}, {}, b"")
-def test_an_adapter_is_converted_or_refused(
+def test_an_adapter_is_converted_or_rejected(
     tried, tmp_path_factory, header, config, base_config, data
 ):
     tried()

@@ -59,7 +59,7 @@ def only_our_errors():
 )
 @example("tinker://a/../b")
 @example("tinker://a/weights/..")
-def test_a_path_is_parsed_exactly_or_refused(tried, text):
+def test_a_path_is_parsed_exactly_or_rejected(tried, text):
     tried()
     try:
         path = TinkerPath.from_string(text)
@@ -90,7 +90,7 @@ def test_a_prompt_file_is_read_as_text_or_token_ids(tried, tmp_path_factory, con
 
 
 @given(JSON | TEXT)
-def test_metadata_names_a_model_or_is_refused(tried, tmp_path_factory, value):
+def test_metadata_names_a_model_or_is_rejected(tried, tmp_path_factory, value):
     tried()
     file = tmp_path_factory.getbasetemp() / "metadata.json"
     text = value if isinstance(value, str) else json.dumps(value)
@@ -112,7 +112,7 @@ SETTING = st.sampled_from(
         optional={"profile": JSON},
     )
 )
-def test_a_configuration_file_is_accepted_or_refused(tried, tmp_path_factory, value):
+def test_a_configuration_file_is_accepted_or_rejected(tried, tmp_path_factory, value):
     tried()
     file = tmp_path_factory.getbasetemp() / "config.yaml"
     file.write_text(yaml.safe_dump(value), encoding="utf-8")
@@ -125,7 +125,7 @@ def test_a_configuration_file_is_accepted_or_refused(tried, tmp_path_factory, va
 
 
 @given(st.binary(max_size=80))
-def test_a_damaged_configuration_file_is_refused(tried, tmp_path_factory, content):
+def test_a_damaged_configuration_file_is_rejected(tried, tmp_path_factory, content):
     tried()
     file = tmp_path_factory.getbasetemp() / "damaged.yaml"
     file.write_bytes(content)
@@ -138,7 +138,7 @@ def test_a_damaged_configuration_file_is_refused(tried, tmp_path_factory, conten
 @example("inf")
 @example("1e400s")
 @example("²s")
-def test_a_timeout_is_a_usable_number_or_refused(tried, value):
+def test_a_timeout_is_a_usable_number_or_rejected(tried, value):
     tried()
     with contextlib.suppress(TinkexError, ValueError):
         seconds = parse_timeout(value)
@@ -149,7 +149,7 @@ def test_a_timeout_is_a_usable_number_or_refused(tried, value):
 @example("run list | head")
 @example("run list > 'a b'")
 @example("run list \\")
-def test_a_shell_line_is_parsed_or_refused(tried, text):
+def test_a_shell_line_is_parsed_or_rejected(tried, text):
     tried()
     unfinished(text)
     with only_our_errors():
@@ -187,7 +187,7 @@ def test_no_output_contains_control_characters(tried, text):
     shown.encode()
 
 
-def test_a_key_file_contains_a_valid_key_or_is_refused(tried, tmp_path):
+def test_a_key_file_contains_a_valid_key_or_is_rejected(tried, tmp_path):
     for content in (b"", b"\n", b"\xff\xfe", b"a b\n", b"k\x00y", b"tml-x\r\n", b"a\nb\n"):
         tried()
         file = Path(tmp_path, "key")
@@ -215,7 +215,7 @@ LISTED = st.dictionaries(st.sampled_from(["prefill", "cached", "sample", "train"
 )
 @example(b'{"date": "x", "models": {"m": {"train": 1e999}}}')
 @example(b"[" * 5000)
-def test_a_price_list_has_prices_or_is_refused(tried, content):
+def test_a_price_list_has_prices_or_is_rejected(tried, content):
     tried()
     with only_our_errors():
         found = prices.parse(content, "prices.json", "m")
@@ -225,7 +225,7 @@ def test_a_price_list_has_prices_or_is_refused(tried, content):
 
 @given(st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
 @example(b'[{"role": "user", "content": [{"type": "text", "text": "x"}]}]')
-def test_a_message_file_is_a_conversation_or_is_refused(tried, tmp_path_factory, content):
+def test_a_message_file_is_a_conversation_or_is_rejected(tried, tmp_path_factory, content):
     tried()
     file = tmp_path_factory.getbasetemp() / "messages"
     file.write_bytes(content)

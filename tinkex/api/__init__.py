@@ -5,9 +5,9 @@
 ...     for run in client.runs.list():
 ...         print(run.training_run_id, run.base_model)
 
-Every failure raises a subclass of :class:`tinkex.exceptions.TinkexError`; only arguments of a type
-that does not match the annotation raise Python's own errors. Names are imported when first used, so
-that ``import tinkex.api`` takes almost no time.
+Every failure raises a subclass of :class:`tinkex.exceptions.TinkexError`. Exception: an argument of
+a wrong type may raise an error of Python, such as ``TypeError``. ``import tinkex.api`` takes almost
+no time, because a name is imported when it is first used.
 """
 
 from __future__ import annotations

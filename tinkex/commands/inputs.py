@@ -48,7 +48,6 @@ def read_model_path(text: str, resolve: Callable[[str], str] | None = None) -> M
     :raises UsageError: the base model is unknown.
     """
     from tinkex.api.paths import is_path, pasted
-    from tinkex.api.transfer import manifest
 
     if is_path(text):
         return ModelPath(tinker_path=pasted(text))
@@ -70,16 +69,20 @@ def read_model_path(text: str, resolve: Callable[[str], str] | None = None) -> M
             hint="Specify tinker://RUN/sampler_weights/NAME, or a directory that contains "
             f"{ADAPTER_CONFIG}.",
         )
-    known = _from_json(_load(path / manifest.NAME), "tinker_path")
-    config = _load(path / ADAPTER_CONFIG)
+    return _checked(_from_directory(path), text)
+
+
+def _from_directory(directory: Path) -> ModelPath:
+    """Return what the manifest and the adapter's configuration in *directory* say."""
+    from tinkex.api.transfer import manifest
+
+    known = _from_json(_load(directory / manifest.NAME), "tinker_path")
+    config = _load(directory / ADAPTER_CONFIG)
     base_model, rank = config.get("base_model_name_or_path"), config.get("r")
-    return _checked(
-        ModelPath(
-            known.tinker_path,
-            known.base_model or (base_model if isinstance(base_model, str) else None),
-            known.lora_rank or (rank if type(rank) is int else None),
-        ),
-        text,
+    return ModelPath(
+        known.tinker_path,
+        known.base_model or (base_model if isinstance(base_model, str) else None),
+        known.lora_rank or (rank if type(rank) is int else None),
     )
 
 

@@ -61,10 +61,12 @@ def compute(
     lengths = [_length(example) for example in examples]
     tokens = _padded([example.tokens for example in examples]).to(device)
     targets = _padded([_columns(example.inputs["target_tokens"]) for example in examples])
-    inputs = {}
-    for name in examples[0].inputs.keys() - {"target_tokens"}:
-        joined = np.concatenate([_columns(example.inputs[name]) for example in examples])
-        inputs[name] = torch.from_numpy(joined).to(device)
+    inputs = {
+        name: torch.from_numpy(np.concatenate([_columns(e.inputs[name]) for e in examples])).to(
+            device
+        )
+        for name in examples[0].inputs.keys() - {"target_tokens"}
+    }
     with torch.set_grad_enabled(backward):
         vector = adapter.vector.detach().requires_grad_(backward)
         with base.adapted(adapter.factors(vector), adapter.scale):
@@ -74,18 +76,22 @@ def compute(
         logprobs = torch.cat([row[:length] for row, length in zip(picked, lengths, strict=True)])
         losses = LOSSES[loss_fn](logprobs, inputs, config)
         total = losses.sum()
-        for index, row in zip(indices, losses.detach().split(lengths), strict=True):
-            if not row.sum().isfinite():
-                raise OperationError(
-                    f"the loss for datum {index} is not finite (NaN or infinity); this request's "
-                    "gradients were discarded"
-                )
+        _check_finite(losses.detach().split(lengths), indices)
         gradient = torch.autograd.grad(total, vector)[0] if backward else None
     shaped = [
         row.numpy().reshape(example.inputs["target_tokens"].shape)
         for row, example in zip(logprobs.detach().cpu().split(lengths), examples, strict=True)
     ]
     return shaped, float(total.detach()), gradient
+
+
+def _check_finite(losses: Sequence[Tensor], indices: list[int]) -> None:
+    for index, loss in zip(indices, losses, strict=True):
+        if not loss.sum().isfinite():
+            raise OperationError(
+                f"the loss for datum {index} is not finite (NaN or infinity); this request's "
+                "gradients were discarded"
+            )
 
 
 def _length(example: Datum) -> int:

@@ -211,7 +211,7 @@ def test_a_full_disk_loses_no_training(sft, monkeypatch):
 
     monkeypatch.setattr(RunDirectory, "add_metrics", full)
     done = sft.train()
-    refused(done, "cannot write to out: No space left", "free space")
+    refused(done, "cannot write to out: No space left", "free disk space")
     assert [row["name"] for row in rows("checkpoints.jsonl")] == ["000002-interrupted"]
 
     monkeypatch.setattr(RunDirectory, "add_checkpoint", full)

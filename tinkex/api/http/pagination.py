@@ -66,11 +66,12 @@ def positive_limit(limit: int | None, offset: int) -> int | None:
 class Walk(Generic[T]):
     """A one-time iterator over the items of a list, which fetches pages as needed.
 
-    The items are in the server's order. If the server reports the total, all pages after the first
-    are fetched concurrently. The total is only an estimate of the number of pages, because some
-    servers report 0 beyond the end: a page that is shorter than requested ends the list. If items
-    are added during the iteration, others move to the next page; an item whose *key* was on the
-    previous page is dropped.
+    The items are in the server's order. A page that is shorter than requested ends the list. If the
+    server reports the total, all pages after the first are fetched concurrently. The total does not
+    end the list, because some servers report a total of 0 beyond the end.
+
+    If the server adds an item during the iteration, the last item of a page moves to the next page.
+    Therefore, an item whose *key* was on the previous page is dropped.
 
     :ivar total: number of items in the whole list as far as known; final after the last page.
     """

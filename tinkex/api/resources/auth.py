@@ -51,7 +51,7 @@ class ApiKey:
 
 @dataclass(frozen=True)
 class KeyCheck:
-    """The result of a check: the service has responded and did not reject the key.
+    """The result of a check: the service responded and did not reject the key.
 
     :ivar api_key: the service's record of the key, or ``None`` if the service does not return it.
     :ivar seconds: response time, including the connection.

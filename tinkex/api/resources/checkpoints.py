@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -89,8 +89,8 @@ class Checkpoints:
     ) -> Page[Checkpoint]:
         """Return checkpoints, newest first; those of unknown time come last.
 
-        Some servers have no list across all runs, or one without sampler checkpoints; then each run
-        is listed, and the page's ``note`` says so.
+        Some servers have no complete list for all runs. For these servers, the checkpoints of each
+        run are requested separately, and the ``note`` of the page says so.
 
         :param limit: maximum number of checkpoints; ``None`` or 0 for all.
         :param run_id: only checkpoints of this training run.
@@ -111,8 +111,8 @@ class Checkpoints:
     ) -> Walk[Checkpoint] | Page[Checkpoint]:
         """Return an iterator over the checkpoints, page by page if the service has pages.
 
-        The first page is fetched at once, the others during the iteration, which may therefore
-        raise; memory use is constant. See :meth:`list`.
+        The first page is fetched immediately, and each other page when the iteration reaches it.
+        Therefore, the iteration may raise. Memory use is constant. See :meth:`list`.
         """
         limit = pagination.positive_limit(limit, offset)
         deadline = self._transport.deadline("the list of checkpoints")
@@ -230,8 +230,8 @@ class Checkpoints:
     def delete(self, path: str, *, force: bool = False) -> None:
         """Delete the checkpoint *path*; this cannot be undone.
 
-        :param force: delete even if the run has another checkpoint of this name and the server's
-            ids do not distinguish them, so that it may delete either or both.
+        :param force: also delete if the run has another checkpoint with this name and the server's
+            ids do not distinguish the two. The server may then delete either of them, or both.
         :raises tinkex.exceptions.NotFound: it does not exist.
         :raises tinkex.exceptions.SharedName: the checkpoint can be deleted only with *force*.
         :raises tinkex.exceptions.OperationFailed: the server reports success, but still lists
@@ -479,19 +479,7 @@ def walk_account(
     if _ACCOUNT_LIST in transport.missing:
         return _page_of_runs(transport, deadline, limit, offset, NOT_OFFERED)
     scope = {"access_scope": access_scope} if access_scope else {}
-
-    def walk(limit: int | None, offset: int) -> Walk[Checkpoint]:
-        return pagination.walk(
-            transport,
-            Request("GET", "checkpoints", params=scope, what="a checkpoint list across all runs"),
-            Checkpoint.from_json,
-            deadline,
-            limit=limit,
-            offset=offset,
-            page_size=_PAGE_SIZE,
-            key=lambda checkpoint: checkpoint.tinker_path,
-        )
-
+    walk = partial(_walk_list, transport, deadline, scope)
     try:
         found = pagination.newest_first(walk, time_of, limit, offset)
         seen = found if isinstance(found, Page) else found.first()
@@ -509,6 +497,25 @@ def walk_account(
         if any(run.last_sampler_checkpoint is not None for run in runs):
             return _page_of_runs(transport, deadline, limit, offset, INCOMPLETE)
     return found
+
+
+def _walk_list(
+    transport: Transport,
+    deadline: Deadline,
+    params: Mapping[str, str],
+    limit: int | None,
+    offset: int,
+) -> Walk[Checkpoint]:
+    return pagination.walk(
+        transport,
+        Request("GET", "checkpoints", params=params, what="a checkpoint list across all runs"),
+        Checkpoint.from_json,
+        deadline,
+        limit=limit,
+        offset=offset,
+        page_size=_PAGE_SIZE,
+        key=lambda checkpoint: checkpoint.tinker_path,
+    )
 
 
 def _page_of_runs(

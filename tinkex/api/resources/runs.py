@@ -86,8 +86,8 @@ class Runs:
     ) -> Walk[TrainingRun] | Page[TrainingRun]:
         """Return an iterator over the runs, page by page if the service has this order.
 
-        The first page is fetched at once, the others during the iteration, which may therefore
-        raise; memory use is constant. See :meth:`list`.
+        The first page is fetched immediately, and each other page when the iteration reaches it.
+        Therefore, the iteration may raise. Memory use is constant. See :meth:`list`.
         """
         limit = pagination.positive_limit(limit, offset)
         deadline = self._transport.deadline("the list of runs")

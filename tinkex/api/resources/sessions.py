@@ -85,9 +85,9 @@ class Session:
     def finish(self, outcome: Outcome = "success") -> None:
         """Report once to the service that the session has ended.
 
-        If the service does not offer that, the models in ``unneeded`` are unloaded: they use
-        capacity until the idle session ends. Never raises, and takes at most a second for each
-        request.
+        If the service does not offer this, the models in ``unneeded`` are unloaded, because they
+        would use capacity until the service ends the session. Each request takes at most a second.
+        This method never raises.
         """
         with self._lock:
             if self._finished.is_set():

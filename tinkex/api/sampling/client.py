@@ -181,14 +181,7 @@ class SamplingClient:
         :raises tinkex.exceptions.OperationFailed: the service failed to compute it.
         :raises tinkex.exceptions.TimedOut: the timeout of the settings passed.
         """
-        if num_samples < 1:
-            raise UsageError(f"the number of samples must be at least 1, not {num_samples}")
-        if not tokens:
-            raise UsageError("the prompt is empty")
-        if not are_token_ids(tokens):
-            raise UsageError(
-                f"the prompt contains an invalid token id: {why_not_token_ids(tokens)}"
-            )
+        _check(tokens, num_samples)
         body = {
             "sampling_session_id": self.sampling_session_id,
             "num_samples": num_samples,
@@ -310,6 +303,15 @@ class SamplingClient:
                 deadline.report(reason="the service is busy", retry_in=pause)
 
 
+def _check(tokens: Sequence[int], num_samples: int) -> None:
+    if num_samples < 1:
+        raise UsageError(f"the number of samples must be at least 1, not {num_samples}")
+    if not tokens:
+        raise UsageError("the prompt is empty")
+    if not are_token_ids(tokens):
+        raise UsageError(f"the prompt contains an invalid token id: {why_not_token_ids(tokens)}")
+
+
 def encode_prompt(
     tokenizer: Tokenizer | None, prompt: Prompt, timeout: float | None = None
 ) -> Sequence[int]:
@@ -340,10 +342,11 @@ def _resubmission_reason(error: TinkexError) -> str | None:
 
 
 class Backpressure:
-    """Pauses and limits the submissions of a sampling client after rejections.
+    """Pauses and limits the submissions of a sampling client after the server rejects some.
 
-    :ivar refusals: number of rejected submissions (429).
-    :ivar spells: number of periods of rejections; one ends when submissions are back to normal.
+    :ivar refusals: number of submissions that the server rejected (429).
+    :ivar spells: number of periods with rejected submissions. A period ends when the client submits
+        at its normal rate again.
     """
 
     def __init__(self) -> None:

@@ -3,9 +3,9 @@
 A row is a conversation, a prompt with its completion, or a text. The weight of a token is 1 if a
 model should learn to predict it (or if its probability should be measured), else 0.
 
-In a conversation, the tokens of the assistant have weight 1. The template marks them with
-``{% generation %}``; without these tags, a reply is what the template adds to the prompt for that
-reply: the text of the messages up to the reply minus the text of the prompt.
+In a conversation, the tokens of the assistant have weight 1. A template can mark these tokens with
+``{% generation %}``. Without this tag, the messages are rendered once without the reply, as a
+prompt, and once with the reply. The text that the second rendering adds is the reply.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ class ExampleBuilder:
     def build(self, row: SupervisedRow) -> list[SupervisedExample]:
         """Return the examples of *row*: at least one.
 
-        A conversation is one example, unless its template renders a reply differently after the
-        conversation continues, for example without its reasoning. Such a reply gets its own
-        example, which ends with it.
+        A conversation usually is one example. Exception: some templates render a reply differently
+        if other messages follow, for example without its reasoning. Such a reply gets a separate
+        example, which ends with the reply.
 
         :raises UsageError: the row is invalid, or has no token to train on.
         :raises ChatTemplateError: there is no chat template, or it does not show which tokens are

@@ -107,11 +107,11 @@ class SavedWeights:
 class TrainingClient:
     """A model in training; a context manager that finishes its session.
 
-    If the server cannot finish sessions, the client unloads a run whose first save is rejected,
-    provided that this error leaves the block.
+    Returned by :meth:`tinkex.api.ServiceClient.create_lora_training_client`. The client sends its
+    calls one at a time, because the service expects their numbers in order.
 
-    Returned by :meth:`tinkex.api.ServiceClient.create_lora_training_client`. Calls are sent one at
-    a time, because the service expects their numbers in order.
+    If the server rejects the first save of the run and this error leaves the block, the client also
+    unloads the run on a server that cannot finish sessions.
 
     :ivar model_id: the service's id of the model, which is also the id of the training run.
     :ivar base_model: name of the base model, ``None`` if unknown.

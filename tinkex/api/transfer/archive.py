@@ -9,7 +9,7 @@ import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from io import FileIO
 from itertools import pairwise
 from pathlib import Path
@@ -106,6 +106,7 @@ def extract(
     *,
     admit: Callable[[Path], None],
     check_space: Callable[[int], None],
+    creating: Callable[[], AbstractContextManager[None]],
 ) -> dict[Path, ManifestFile]:
     """Extract the tar archive *file*, plain or gzip, into *directory*.
 
@@ -114,6 +115,7 @@ def extract(
 
     :param admit: called with the relative path of each file, before it is written.
     :param check_space: called with the size of each file, before it is written.
+    :param creating: returns a context manager to create each file or directory in.
     :returns: the files by relative path.
     :raises InvalidResponse: the archive is malformed, incomplete, or contains something unsafe.
     :raises OSError: a file cannot be written.
@@ -124,7 +126,7 @@ def extract(
     content = gzip.GzipFile(fileobj=file, mode="rb") if is_gzip else file
     source = _Source(content)
     try:
-        found = _extract(source, directory, admit, check_space)
+        found = _extract(source, directory, admit, check_space, creating)
     except _MALFORMED as error:
         kind = None if is_gzip or b"ustar" in start else kind_of(start)
         reason = f"is {kind}" if kind else "is damaged or incomplete"
@@ -162,23 +164,26 @@ def _extract(
     directory: Directory,
     admit: Callable[[Path], None],
     check_space: Callable[[int], None],
+    creating: Callable[[], AbstractContextManager[None]],
 ) -> dict[Path, ManifestFile]:
     found, directories = dict[Path, ManifestFile](), set[Path]()
     with tarfile.open(fileobj=cast(IO[bytes], source), mode="r:") as tar:
         for member in _members(tar, source):
             if member.isdir():
                 if member.name.strip("/") not in ("", "."):
-                    with _once(member):
-                        relative = safe_relative(f"{member.name}/file")
-                        add_directories(directories, relative)
+                    relative = safe_relative(f"{member.name}/file")
+                    add_directories(directories, relative)
+                    with _once(member), creating():
                         directory.make_parents(relative)
                 continue
             relative = _checked(member)
             add_directories(directories, relative)
             admit(relative)
             check_space(member.size)
-            with _once(member):
-                found[relative] = _write(source, member, directory, relative)
+            with _once(member), creating():
+                file = directory.open(relative, "xb", make=True)
+            with file:
+                found[relative] = _write(source, member, file)
         end = tar.offset
     source.budget = None
     source.seek(end)
@@ -218,22 +223,19 @@ def _checked(member: tarfile.TarInfo) -> Path:
     return relative
 
 
-def _write(
-    source: _Source, member: tarfile.TarInfo, directory: Directory, relative: Path
-) -> ManifestFile:
+def _write(source: _Source, member: tarfile.TarInfo, file: FileIO) -> ManifestFile:
     digest, rest = hashlib.sha256(), member.size
     # A quarter faster than `TarFile.extractfile`, which copies each block twice more.
     buffer = memoryview(bytearray(_BLOCK))
     source.seek(member.offset_data)
-    with directory.open(relative, "xb", make=True) as file:
-        while rest:
-            block = buffer[: source.readinto(buffer[:rest])]
-            if not block:
-                raise InvalidResponse("the archive is incomplete")
-            digest.update(block)
-            rest -= len(block)
-            while block:
-                block = block[file.write(block) :]
+    while rest:
+        block = buffer[: source.readinto(buffer[:rest])]
+        if not block:
+            raise InvalidResponse("the archive is incomplete")
+        digest.update(block)
+        rest -= len(block)
+        while block:
+            block = block[file.write(block) :]
     return ManifestFile(member.size, digest.hexdigest())
 
 

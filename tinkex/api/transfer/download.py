@@ -223,7 +223,8 @@ class _Download:
         """Extract the archive while it is being downloaded, so that little is left at the end."""
         staging = self._staging
         while True:
-            staging.clear_content()
+            with staging.changing():
+                staging.clear_content()
             version = written.version
             try:
                 written.wait_for(1, version)
@@ -233,6 +234,7 @@ class _Download:
                         staging.content,
                         admit=staging.admit,
                         check_space=staging.check_space,
+                        creating=staging.changing,
                     )
             except Restarted:
                 continue
@@ -484,12 +486,21 @@ def download_many(
         except TinkexError as error:
             return DownloadResult(str(path), directory, error=error)
 
-    wanted = {place for _, directory in places for place in (directory, *directory.parents)}
+    with _unused_removed([directory for _, directory in places]):
+        yield from map_ordered(work, places, workers=_CHECKPOINTS)
+
+
+@contextmanager
+def _unused_removed(directories: Sequence[Path]) -> Iterator[None]:
+    """After the block, remove those of *directories* and their parents that it left empty.
+
+    A failed download does not do so itself: another one may still use the same parent directory.
+    """
+    wanted = {place for directory in directories for place in (directory, *directory.parents)}
     missing = [place for place in wanted if not os.path.exists(place)]
     try:
-        yield from map_ordered(work, places, workers=_CHECKPOINTS)
+        yield
     finally:
-        # A failed download does not remove a parent directory that another one still uses.
         for place in sorted(missing, key=lambda place: len(place.parts), reverse=True):
             with suppress(OSError):
                 place.rmdir()

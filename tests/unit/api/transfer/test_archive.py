@@ -10,6 +10,7 @@ import random
 import tarfile
 import tracemalloc
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,11 @@ def extract(tmp_path: Path) -> Callable[[bytes], dict[Path, ManifestFile]]:
             directory = Directory.at(tmp_path / "out")
             try:
                 return archive.extract(
-                    file, directory, admit=lambda _: None, check_space=lambda _: None
+                    file,
+                    directory,
+                    admit=lambda _: None,
+                    check_space=lambda _: None,
+                    creating=nullcontext,
                 )
             finally:
                 directory.close()

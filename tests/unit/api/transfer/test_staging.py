@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,9 @@ from tests.unit.api.transfer import install_killed as driver
 from tests.unit.api.transfer.test_download import FILES, PLACE, SAMPLER, arrived, offer, tar
 from tinkex.api import verify
 from tinkex.api.paths import TinkerPath
-from tinkex.api.transfer import manifest, staging
+from tinkex.api.transfer import archive, manifest, staging
 from tinkex.api.transfer.directory import Directory
+from tinkex.api.transfer.progress import Cancelled
 from tinkex.api.transfer.staging import PREFIX, StagingDirectory, name_of
 from tinkex.api.transfer.state import PartialFile, Segment
 from tinkex.exceptions import InvalidResponse, LocalError, NotFound, NotOffered, Unauthorized
@@ -465,6 +466,22 @@ def test_what_is_not_installed_is_removed(tmp_path):
     with interrupted(StagingDirectory(driver.NEW, tmp_path / "a" / "b")):
         assert list(tmp_path.iterdir()) == [tmp_path / "a"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_extraction_that_outlives_its_attempt_creates_nothing(tmp_path):
+    packed = tmp_path / "packed"
+    packed.write_bytes(tar({"model": b"x"}))
+    with ExitStack() as attempt, open(packed, "rb", buffering=0) as file:
+        found = attempt.enter_context(StagingDirectory(driver.NEW, tmp_path / "target"))
+        with pytest.raises(Cancelled):
+            archive.extract(
+                file,
+                found.content,
+                admit=lambda _: attempt.close(),
+                check_space=lambda _: None,
+                creating=found.changing,
+            )
+    assert list(tmp_path.iterdir()) == [packed]
 
 
 def test_what_an_attempt_in_another_way_has_left_is_not_installed(target):
