@@ -269,7 +269,7 @@ class Flag(FormattableColumn[bool | None]):
 
 
 class Structure(FormattableColumn[Any]):
-    """A JSON object or list, displayed as compact JSON; unchanged in other formats.
+    """A JSON object or array, displayed as compact JSON; unchanged in other formats.
 
     :param value: a dict or list that can be written as JSON; other values are shown as plain text.
     :type value: Any

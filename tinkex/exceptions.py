@@ -196,7 +196,7 @@ class ConnectionFailed(TransportError):
 
 
 class Unreachable(ConnectionFailed):
-    """No connection could be made: the host is unknown, does not respond, or refuses.
+    """No connection could be made: an unknown host, no response, or a refused connection.
 
     The server has not seen the request, so any request may be sent again.
     """
@@ -431,7 +431,7 @@ def words_of(body: Any, depth: int = 8) -> str:
 
 
 def _is_about_filled_in(body: Any) -> bool:
-    """Return whether an error body refuses only members that tinkex sets without user input."""
+    """Return whether an error body rejects only members that tinkex sets without user input."""
     detail = body.get("detail") if isinstance(body, Mapping) else None
     items = detail if isinstance(detail, list) else []
     places = [item.get("loc") if isinstance(item, Mapping) else None for item in items]

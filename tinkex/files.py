@@ -51,7 +51,7 @@ def user_path(name: str) -> Path:
     try:
         return path_of(name).expanduser()
     except RuntimeError as error:
-        raise LocalError(f"no such home directory: {name}", hint="Check the name.") from error
+        raise LocalError(f"no such home directory: {name}", hint="Check the user name.") from error
 
 
 def path_of(name: Path | str) -> Path:
@@ -283,7 +283,7 @@ def check_writable(name: str, *sources: str | None) -> None:
     if target.is_dir():
         problem = "it is a directory"
     elif any(is_within(target, source) for source in sources if source not in (None, "-")):
-        problem = "it contains the input"
+        problem = "it is part of the input"
     elif not parent.is_dir():
         problem = f"{parent} is not a directory"
     elif not all(os.access(path, os.W_OK) for path in (parent, target) if path.exists()):

@@ -469,7 +469,8 @@ def preferred_pool(settings: PoolSettings) -> str:
             with blaming(entry_point, what):
                 preference = pool.preference(settings)
         except PluginError as error:  # affects only this plugin
-            logging.getLogger("tinkex").warning("%s", error)
+            text = "%s, so 'auto' does not choose the HTTP pool %s"
+            logging.getLogger("tinkex").warning(text, error, entry_point.name)
             continue
         if preference > best:
             best, found = preference, entry_point.name

@@ -116,7 +116,7 @@ class Settings:
         if self.pool_options.insecure and official:
             raise SettingsError(
                 "certificate checks cannot be turned off for the default base URL",
-                hint="If a proxy has its own certificates, set ca_bundle to the proxy's CA "
+                hint="If a proxy signs the certificates, set REQUESTS_CA_BUNDLE to its CA "
                 "certificate. To turn the checks off anyway, specify the URL with --base-url.",
             )
         pools.check_files(self.pool_options)
@@ -145,20 +145,30 @@ class Settings:
         if self.is_exposed:
             raise SettingsError(
                 f"the API key would be sent unencrypted to {self.base_url}",
-                hint="Use https, or set allow_http: true in a profile.",
+                hint=f"Use https, or allow it: {self._command('config set allow_http true')}",
             )
         return credentials.checked(key)
 
     def _how_to_get_a_key(self) -> str:
         if is_of_profile(self.base_url, self.origins.get("base_url")):
-            return f"Store a key for the profile: tinkex --profile {self.profile} auth login."
+            return f"Store a key for the profile: tinkex --profile {self.profile} auth login"
+        login = self._command("auth login")
         if elsewhere := _keys_elsewhere():
             others = ", ".join(f"{url} ({option})" for option, url in elsewhere.items())
-            return f"There is a key for {others}. For this server, log in with 'tinkex auth login'."
+            return f"There is a key for {others}. For this server, log in with '{login}'."
         return (
-            "Log in with 'tinkex auth login' or set TINKER_API_KEY. "
-            "Without an account, use --profile local."
+            f"Log in with '{login}' or set TINKER_API_KEY. Without an account, use --profile local."
         )
+
+    def _command(self, words: str) -> str:
+        """Return the command line ``tinkex WORDS`` with the given options for profile and URL."""
+        import shlex
+
+        chosen = {"--profile": self.profile, "--base-url": self.base_url}
+        given = [
+            n for name, v in chosen.items() if name in self.origins.values() for n in (name, v)
+        ]
+        return f"{shlex.join(['tinkex', *map(str, given)])} {words}"
 
     def key_warning(self) -> str | None:
         """Return a warning if the key looks wrong for the official service, else ``None``."""

@@ -299,7 +299,10 @@ def test_a_server_with_runs_but_no_lists_of_checkpoints_is_reported():
         ):
             done = tinkex(line, code=1)
             assert done.stdout == ""
-            assert "this server does not offer checkpoint lists (HTTP 404)" in done.stderr
+            assert (
+                "this server does not offer a checkpoint list for a single run (HTTP 404)"
+                in done.stderr
+            )
         assert tinkex("run list").stdout == "r\tm\n"
 
 

@@ -49,7 +49,7 @@ def test_check_writable(tmp_path):
     (tmp_path / "hard").hardlink_to(tmp_path / "file")
     (tmp_path / "soft").symlink_to("file")
     for name, source in (("file", "file"), ("hard", "file"), ("soft", "file"), ("new", ".")):
-        with pytest.raises(LocalError, match="it contains the input"):
+        with pytest.raises(LocalError, match="it is part of the input"):
             check_writable(str(tmp_path / name), None, "-", str(tmp_path / source))
     check_writable("/dev/null", "/dev/null")
     check_writable(str(tmp_path / "new"), str(tmp_path / "none"))

@@ -275,7 +275,7 @@ class ServiceClient:
         """Raise an error for a model or rank that the service does not offer.
 
         Some servers train the model that they have, regardless of the name in the request, and some
-        list a run although they refused its rank.
+        list a run although they rejected its rank.
         """
         from tinkex.api.resources.models import models_in
 

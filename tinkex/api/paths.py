@@ -112,7 +112,7 @@ def pasted(text: str) -> str:
     The scheme of a path becomes lower case; any other text keeps its slash.
     """
     if text.startswith(SCHEME) and text[-1] != "/" and not text[-1].isspace():
-        return text  # as in every row of a list
+        return text  # as in every item of a list
     text = text.strip()
     while len(text) > 1 and text[0] == text[-1] and text[0] in "\"'`":
         text = text[1:-1].strip()

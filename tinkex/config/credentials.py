@@ -227,7 +227,7 @@ class KeyStore:
         if found:
             ids = ", ".join(key.key_id for key in found)
             raise UsageError(
-                f"several keys are called {name!r}", hint=f"Use one of the ids: {ids}."
+                f"several stored keys are named {name!r}", hint=f"Use one of the ids: {ids}."
             )
         names = ", ".join(key.name or key.key_id for key in known) or "none"
         raise UsageError(f"no stored key named {name!r}", hint=f"Stored keys: {names}.")
@@ -293,21 +293,21 @@ class KeyStore:
 
     def _load(self) -> dict[str, Any]:
         """Return the content of the file, including ``keys``."""
-        problem = "it is not JSON"
+        verb, problem = "parse", "it is not JSON"
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
-            problem = f"its format version is not {VERSION}"
+            problem = f"it does not have the format version {VERSION}"
             keys = content.setdefault("keys", {})
             if content.setdefault("version", VERSION) == VERSION and isinstance(keys, dict):
                 return content  # type: ignore[no-any-return]
         except FileNotFoundError:
             return {"version": VERSION, "keys": {}}
         except OSError as error:
-            problem = str(error.strerror)
+            verb, problem = "read", str(error.strerror)
         except (ValueError, RecursionError, AttributeError):
             pass
         raise SettingsError(
-            f"cannot parse {self.path}: {problem}",
+            f"cannot {verb} {self.path}: {problem}",
             hint="To start with an empty file, move this file. tinkex has not changed it.",
         )
 

@@ -101,7 +101,7 @@ def _checked(listed: Any, name: str, model: str) -> Mapping[str, float]:
         is_number = isinstance(price, (int, float)) and not isinstance(price, bool)
         if not is_number or not math.isfinite(price) or price < 0:
             raise UsageError(
-                f"the {kind} price for {model} in {name} must be a number of at least 0", hint=_HINT
+                f"the {kind} price for {model} in {name} must be a number, 0 or more", hint=_HINT
             )
         prices[kind] = float(price)
     return prices

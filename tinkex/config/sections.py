@@ -168,11 +168,15 @@ def declared(name: str) -> Any:
     entry_point = _entry_point(name)
     if entry_point is None:
         known = ", ".join(ep.name for ep in plugins.entry_points(plugins.SETTINGS))
-        what = "declares no settings" if plugins.find_distribution(name) else "is not installed"
+        is_installed = plugins.find_distribution(name) is not None
+        if is_installed and (off := plugins.why_off(name)):
+            raise PluginError(
+                f"the plugin {name} is not loaded: {off}", hint=f"Change or unset {plugins.ONLY}."
+            )
         raise PluginError(
-            f"the plugin {name} {what}",
-            hint=f"A plugin declares its settings as a dataclass in the group {plugins.SETTINGS}. "
-            f"Plugins with settings: {known or 'none'}.",
+            f"the plugin {name} {'declares no settings' if is_installed else 'is not installed'}",
+            hint=f"Plugins with settings: {known or 'none'}. A plugin declares its settings as a "
+            f"dataclass in the group {plugins.SETTINGS}.",
         )
     return plugins.load(plugins.pick(plugins.SETTINGS, entry_point.name))
 

@@ -98,8 +98,8 @@ def parse(name: str, value: Any) -> Any:
             f"the value of {name} is not valid Unicode",
             hint="Convert the value to UTF-8, for example with iconv.",
         ) from error
-    parser: Callable[[Any], Any] = _PARSERS.get(name, _parse_text)
-    return parser(value)
+    parser = _PARSERS.get(name)
+    return _parse_text(value, name) if parser is None else parser(value)
 
 
 def from_text(name: str, text: str) -> Any:
@@ -128,8 +128,8 @@ def parse_timeout(text: str | int | float) -> float:
     if seconds <= 0 or seconds > 30 * 86400:
         raise SettingsError(
             f"not a timeout: {str(text)[:40]!r}",
-            hint="Use milliseconds (60000), or a number with a unit (500ms, 30s, 2m), up to 30 "
-            "days.",
+            hint="Use milliseconds (60000), or a number with a unit (500ms, 30s, 2m), above 0 and "
+            "up to 30 days.",
         )
     return seconds
 
@@ -176,23 +176,24 @@ def _parse_tags(value: Any) -> tuple[str, ...]:
     return tuple(tag for part in parts if (tag := part.strip()))
 
 
-def parse_flag(value: Any) -> bool:
+def parse_flag(value: Any, prefix: str = "") -> bool:
     """Parse a boolean, which is not quoted in a configuration file.
 
+    :param prefix: beginning of the error message.
     :raises SettingsError: it is neither true nor false.
     """
     if isinstance(value, Written):
         value = _FLAGS.get(value.lower(), value)
     if isinstance(value, bool):
         return value
-    raise SettingsError(f"expected true or false, not {value!r}")
+    raise SettingsError(f"{prefix}expected true or false, not {value!r}")
 
 
-def _parse_text(value: Any) -> str:
+def _parse_text(value: Any, name: str) -> str:
     if isinstance(value, (str, int)) and not isinstance(value, bool):
         return str(value).strip()
     # The message omits the value, which may be a misplaced key.
-    raise SettingsError(f"expected a string, not {type(value).__name__}")
+    raise SettingsError(f"{name} must be a string")
 
 
 def _parse_pool(value: Any) -> str:
@@ -202,7 +203,7 @@ def _parse_pool(value: Any) -> str:
             hint="Put the options under http_pools at the top level, and set http_pool to the "
             "pool's name.",
         )
-    return _parse_text(value)
+    return _parse_text(value, "http_pool")
 
 
 def _parse_headers(value: Any) -> dict[str, str]:
@@ -215,22 +216,24 @@ def _parse_headers(value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise SettingsError(
             "headers must be a mapping of names to strings",
-            hint="For example: headers: {X-Request-Id: a1}. On the command line, use JSON.",
+            hint="In the configuration file: headers: {X-Request-Id: a1}. On the command line: "
+            '\'{"X-Request-Id": "a1"}\'.',
         )
     seen: set[str] = set()
     for name, text in value.items():
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
             raise SettingsError("headers contains an invalid header name")
         if name.lower() in _RESERVED | seen:
-            is_reserved = name.lower() in _RESERVED
+            is_reserved, is_key = name.lower() in _RESERVED, name.lower() == "x-api-key"
             why = "cannot be changed: tinkex sets it" if is_reserved else "appears twice"
-            raise SettingsError(f"the header {name} {why}", hint="To set the API key, use api_key.")
+            hint = "To set the API key, use api_key." if is_key else "Remove this header."
+            raise SettingsError(f"the header {name} {why}", hint=hint)
         if not isinstance(text, str) or not re.fullmatch(
             r"[\x21-\x7e]([\t -~]*[\x21-\x7e])?", text
         ):
             raise SettingsError(
                 f"the value of the header {name} is not a single line of ASCII text",
-                hint="In YAML, put numbers, dates and words such as yes in quotes.",
+                hint="Put the value in quotes. It must not be empty, or begin or end with a space.",
             )
         seen.add(name.lower())
     return dict(value)
@@ -252,7 +255,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "timeout": parse_timeout,
     "http_pool": _parse_pool,
     "tags": _parse_tags,
-    "allow_http": parse_flag,
+    "allow_http": lambda value: parse_flag(value, "allow_http: "),
     "headers": _parse_headers,
     "plugins": _parse_sections,
 }

@@ -145,7 +145,7 @@ def test_a_row_that_fails_does_not_end_the_comparison(compare):
         (["--resume"], (BASE, "other"), "--resume requires --output"),
         (["--resume", "--force", "-o", "x"], (BASE, "other"), "use either --resume or --force"),
         (["--html", "."], (BASE, "other"), "cannot write .: it is a directory"),
-        (["--html", "in.jsonl"], (BASE, "other"), "cannot write in.jsonl: it contains the input"),
+        (["--html", "in.jsonl"], (BASE, "other"), "cannot write in.jsonl: it is part of the input"),
         (["--html", "/dev/full"], (BASE, "other"), "cannot write /dev/full: No space left"),
         (["--output", "in.jsonl"], (BASE, "other"), "in.jsonl"),
         ([], (BASE, "none/such"), "none/such"),

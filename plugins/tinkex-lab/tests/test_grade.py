@@ -208,5 +208,5 @@ def test_files_that_cannot_be_read_or_written_are_reported(grade, tmp_path: Path
     assert "No such file or directory" in missing.stderr
     assert "is not UTF-8 text (byte 0)" in invalid.stderr
     assert "cannot write /dev/full: No space left on device" in full.stderr
-    assert "answers.jsonl: it contains the input" in same.stderr
+    assert "answers.jsonl: it is part of the input" in same.stderr
     assert {missing.stdout, invalid.stdout, full.stdout} == {""}

@@ -237,7 +237,7 @@ def test_what_was_scored_before_an_interruption_is_kept(score, monkeypatch):
         ([], [{"text": "a"}], "data.jsonl, line 1: no token"),
         ([], [{"messages": [{"role": "user", "content": "Hi"}]}], "no assistant message"),
         (["--per-row", "."], ROWS, "cannot write .: it is a directory"),
-        (["--per-row", "data.jsonl"], ROWS, "cannot write data.jsonl: it contains the input"),
+        (["--per-row", "data.jsonl"], ROWS, "cannot write data.jsonl: it is part of the input"),
         (["--per-row", "/dev/full"], ROWS[:1], "cannot write /dev/full: No space left"),
         (["--tokenizer", "./none"], ROWS, "none"),
     ],

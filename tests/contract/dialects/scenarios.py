@@ -207,7 +207,7 @@ SCENARIOS = {
         "billing usage --from 2026-11-20 --to 2026-11-21",
         r"re:2026-11-20\t1000\t.*1\.5\t.*\n",
         on={"local": ""},
-        refused=lacking("billing usage", *OPEN),
+        refused=lacking("usage data", *OPEN),
     ),
     "billing checkpoint-storage": Scenario(
         "billing checkpoint-storage -f value -c project_id",

@@ -207,9 +207,9 @@ def test_standard_input_or_a_named_pipe_is_read_twice(tmp_path, opened, kind):
                 ("max_tokens must be a whole number, not 2.5", '"max_tokens": 2.5'),
                 ('temperature must be a number, not "hot"', '"temperature": "hot"'),
                 ("top_p must be a number", '"top_p": 1' + "0" * 400),
-                ("stop must be a list of strings, not 3", '"stop": 3'),
-                ("stop string must be a non-empty string, not null", '"stop": ["a", null]'),
-                ("stop string must be a non-empty string", '"stop": ""'),
+                ("stop must be a list of strings or of token ids, not 3", '"stop": 3'),
+                ("non-empty strings or only token ids, not null", '"stop": ["a", null]'),
+                ("stop must contain only non-empty strings", '"stop": ""'),
                 ("num_samples must be", '"num_samples": "2"', '"num_samples": 9999'),
                 ("unknown field 'max_token'", '"max_token": 3'),
             )

@@ -268,9 +268,9 @@ def test_the_model_of_a_checkpoint_is_requested(tinkex, model, tmp_path):
         ({"date": "x", "models": {"n": {}}}, "Models in the list: n."),
         ({"date": "x", "models": {"m": 3}}, "must be a JSON object"),
         ({"date": "x", "models": {"m": {"trian": 3}}}, "unknown price 'trian'"),
-        ({"date": "x", "models": {"m": {"train": "3"}}}, "must be a number of at least 0"),
-        ({"date": "x", "models": {"m": {"train": -1}}}, "must be a number of at least 0"),
-        ({"date": "x", "models": {"m": {"train": True}}}, "must be a number of at least 0"),
+        ({"date": "x", "models": {"m": {"train": "3"}}}, "must be a number, 0 or more"),
+        ({"date": "x", "models": {"m": {"train": -1}}}, "must be a number, 0 or more"),
+        ({"date": "x", "models": {"m": {"train": True}}}, "must be a number, 0 or more"),
     ],
 )
 def test_other_price_lists_are_refused(prices, message, estimate):

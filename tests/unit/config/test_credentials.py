@@ -46,6 +46,19 @@ def test_a_missing_key_names_the_addresses_that_have_one(stored, profiles, other
     assert error.endswith(f"There is a key for {others}. {login}\n")
 
 
+@pytest.mark.parametrize(
+    ("options", "login"),
+    [
+        ([], "tinkex auth login"),
+        (["--base-url", URL], f"tinkex --base-url {URL} auth login"),
+        (["--profile", "a b"], "tinkex --profile 'a b' auth login"),
+    ],
+)
+def test_the_hint_about_a_missing_key_logs_in_to_the_same_server(options, login, config):
+    config("profiles: {a b: {timeout: 1s}}")
+    assert f"Hint: Log in with '{login}' or" in invoke([*options, "run", "list"]).stderr
+
+
 def test_a_key_is_written_as_the_official_login_writes_it(store):
     store.add(key(note="", organization="Example Org", email="a@example.org"))
     assert json.loads(store.path.read_text()) == {

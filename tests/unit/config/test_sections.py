@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tinkex.config import sections
+from tinkex.exceptions import PluginError
 from tinkex.testing import check_distribution, invoke
 
 SCHEMA = """
@@ -189,6 +191,16 @@ def test_a_plugin_without_declared_settings_is_told_where_to_declare_them(fake_p
     assert f"the plugin {name} {what}" in done.stderr
     assert "tinkex.settings" in done.stderr
     assert "p-notes" in done.stderr
+
+
+def test_settings_of_a_disabled_plugin(fake_plugins, monkeypatch):
+    fake_plugins.add("p-notes", ENTRIES, SCHEMA)
+    monkeypatch.setenv("TINKEX_PLUGINS", "-p-notes")
+    with pytest.raises(
+        PluginError, match="p-notes is not loaded: TINKEX_PLUGINS disables"
+    ) as found:
+        sections.declared("p-notes")
+    assert found.value.hint == "Change or unset TINKEX_PLUGINS."
 
 
 def test_plugin_show_lists_the_settings(profile):

@@ -372,7 +372,7 @@ def _proxy_error(causes: list[BaseException], host: str, proxy: str) -> TinkexEr
 
 
 def proxy_refusal(status: int, host: str, proxy: str) -> TinkexError:
-    """Return the error for a *proxy* that refused a tunnel to *host* with *status*."""
+    """Return the error for a *proxy* that rejected a tunnel to *host* with *status*."""
     hint = proxy_hint(proxy)
     if status == 407 and "@" in proxy:
         message = "the HTTP proxy rejected the user name and password (407)"
@@ -381,7 +381,8 @@ def proxy_refusal(status: int, host: str, proxy: str) -> TinkexError:
         message = "the HTTP proxy requires a user name and password (407)"
         return SettingsError(message, hint=f"Use http://USER:PASSWORD@HOST:PORT. {hint}")
     if status < 500 and status not in (408, 429):
-        return SettingsError(f"the HTTP proxy refuses connections to {host} ({status})", hint=hint)
+        message = f"the HTTP proxy rejected the connection to {host} ({status})"
+        return SettingsError(message, hint=hint)
     return ConnectionFailed(f"the HTTP proxy cannot reach {host} ({status})", hint=hint)
 
 
@@ -403,7 +404,7 @@ def proxy_hint(proxy: str) -> str:
         return "No proxy is configured for this URL, but the network may use a transparent proxy."
     names = sorted(n for n, value in os.environ.items() if value == proxy and "proxy" in n.lower())
     origin = " and ".join(names) or "the environment"
-    return f"The proxy {_public(proxy)} is set in {origin}. Use NO_PROXY to bypass it."
+    return f"The proxy {_public(proxy)} is set in {origin}. To bypass it, add the host to NO_PROXY."
 
 
 def _urllib3_error(causes: list[BaseException], host: str) -> TinkexError | None:

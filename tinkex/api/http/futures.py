@@ -26,7 +26,7 @@ PROTOBUF = "application/x-protobuf"
 POLL_TIMEOUT = 45.0
 #: Number of consecutive failed polls after which the operation fails.
 MAX_FAILURES = 5
-#: Seconds between two polls that the server does not hold open; some servers refuse faster ones.
+#: Seconds between two polls that the server does not hold open; some servers reject faster ones.
 INTERVAL = 1.0
 _LONGEST_BACKOFF = 30.0
 #: ``type`` of an operation that failed, on some servers.

@@ -39,7 +39,7 @@ Status = Literal["ok", "warning", "fail", "skipped", "absent"]
 
 #: Maximum clock difference in seconds that does not invalidate signatures.
 _SKEW = 300
-_INSECURE_HINT = "Turn off the option 'insecure'."
+_INSECURE_HINT = "Omit the option 'insecure', or remove it from the HTTP pool."
 _RETRY_HINT = "Try again later. If the problem persists, contact the service operator."
 _CLOCK_HINT = (
     "Correct this machine's clock (timedatectl set-ntp true), because signatures depend on it."
@@ -270,7 +270,7 @@ def proves_key(ask: Callable[[Request], Response]) -> bool:
 
     :param ask: sends a request and returns its successful response.
     :raises NotOffered: it has none of the endpoints, so it is probably not a Tinker service.
-    :raises tinkex.exceptions.APIError: it refuses the key, or fails.
+    :raises tinkex.exceptions.APIError: it rejects the key, or fails.
     """
     for name in ("training_runs", "checkpoints", "sessions"):
         with suppress(NotOffered):

@@ -53,7 +53,7 @@ def items(data: Json, name: str) -> list[Any]:
     """Return the required list *name* in *data*."""
     value = data.get(name)
     if not isinstance(value, list):
-        refuse(f"{name!r} is missing or not a list", data)
+        refuse(f"{name!r} is missing or not an array", data)
     return value
 
 
@@ -145,7 +145,7 @@ def read(cls: type[T], data: Any, name: str, *, lenient: bool = False, **given: 
     Each field is read by its annotation; one with a default may be missing or null.
 
     :param name: what *data* is, for the error message.
-    :param lenient: a member of a wrong type gets its default, so that one row does not fail a list.
+    :param lenient: a member of a wrong type gets its default, so one item does not fail a list.
     :param given: fields whose values are given and not read from *data*.
     """
     record = mapping(data, name)

@@ -64,8 +64,8 @@ _SAME_REQUEST = frozenset({307, 308})
 _HOPS = 5
 #: Hint after a 429 without a retry time, for a request that creates something.
 _LIMIT_HINT = (
-    "The server limits concurrent sessions. End a session or a run, or wait until idle "
-    "sessions end."
+    "The server limits concurrent sessions. End another program that samples or trains, or wait "
+    "until idle sessions end."
 )
 _CHUNK, _BEGINNING = 64 * 1024, 1024
 #: Minimum length of an API key.
@@ -263,7 +263,7 @@ class Transport:
     def call(self, request: Request, deadline: Deadline) -> Response:
         """Send a call, retry it where that can help, and return the successful response.
 
-        :raises tinkex.exceptions.APIError: the service refused the request.
+        :raises tinkex.exceptions.APIError: the service rejected the request.
         :raises tinkex.exceptions.TransportError: there was no usable response in time.
         """
         response, may_be_done = self._persist(request, deadline)

@@ -145,12 +145,12 @@ class Billing:
         if start > now:
             raise UsageError("the time span starts in the future")
         start, end = aligned(start, now if end is None else min(end, now))
-        deadline = self._transport.deadline("the usage")
+        deadline = self._transport.deadline("the usage data")
 
         def request(window: tuple[datetime, datetime]) -> schema.Json:
             edges = [f"{edge:%Y-%m-%dT%H}:00:00Z" for edge in window]
             params = dict(zip(("starting_on", "ending_before"), edges, strict=True))
-            what = "billing usage"
+            what = "usage data"
             return self._call(
                 Request("GET", "billing/usage/events", params=params, what=what), deadline
             )

@@ -194,7 +194,8 @@ class Changes:
             if key_of(path) not in run.left:
                 break
         if key_of(path) not in run.left:
-            doubtful = "is still listed, but its files may have been deleted"
+            doubtful = "is still listed, but its files may have been deleted, because this server "
+            doubtful += "identifies checkpoints only by name"
             twins = [other for other in self.twins(path) if key_of(other) in run.left]
             self.notes[path] = [f"the server also deleted {other}" for other in lost]
             self.notes[path] += [f"{other} {doubtful}" for other in twins]

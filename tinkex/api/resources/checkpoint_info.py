@@ -166,7 +166,8 @@ class CheckpointInfo(Lineage):
 def weights_info(transport: Transport, path: TinkerPath, deadline: Deadline) -> Lineage:
     """Return the lineage of *path* from an endpoint that supports checkpoints of other accounts."""
     # This POST only reads, but is not retried: servers return 500 for an unknown path.
-    request = Request("POST", "weights_info", {"tinker_path": str(path)}, what="weights_info")
+    what = "information about a single checkpoint"
+    request = Request("POST", "weights_info", {"tinker_path": str(path)}, what=what)
     return schema.read(Lineage, transport.call(request, deadline).object(), "weights_info")
 
 

@@ -169,7 +169,7 @@ class Checkpoints:
 
         :raises tinkex.exceptions.NotFound: it does not exist; the hint lists others in its run.
         """
-        deadline = self._transport.deadline("the checkpoint")
+        deadline = self._transport.deadline("information about the checkpoint")
         parsed = TinkerPath.from_string(path)
         missing: APIError
         try:
@@ -457,7 +457,8 @@ def list_of_run(transport: Transport, run_id: str, deadline: Deadline) -> list[C
 
 
 def _listed(transport: Transport, run_id: str, deadline: Deadline) -> list[Checkpoint]:
-    request = Request("GET", f"{run_url(run_id)}/checkpoints", what="checkpoint lists")
+    what = "a checkpoint list for a single run"
+    request = Request("GET", f"{run_url(run_id)}/checkpoints", what=what)
     data = call_about_run(transport, run_id, request, deadline).object()
     found = (Checkpoint.from_json(record, run_id) for record in schema.rows(data, "checkpoints"))
     different = {checkpoint.tinker_path: checkpoint for checkpoint in found}

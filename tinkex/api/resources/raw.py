@@ -135,8 +135,9 @@ def _list_in(page: Mapping[str, Any]) -> str:
     names = [name for name, value in page.items() if isinstance(value, list)]
     if len(names) != 1:
         raise InvalidResponse(
-            "the response must contain exactly one list",
+            "cannot paginate a response that does not contain exactly one JSON array",
             hint="Repeat the request without pagination to see the response.",
+            category="user",
         )
     return names[0]
 

@@ -144,12 +144,13 @@ class Runs:
 
         :raises tinkex.exceptions.NotFound: there is no run with this id.
         """
-        answer = request_run(self._transport, run_id, self._transport.deadline("the run"))
+        deadline = self._transport.deadline("information about the run")
+        answer = request_run(self._transport, run_id, deadline)
         return _without_key(self._transport, TrainingRun.from_json(answer.object()))
 
 
 def _row(transport: Transport, data: Any) -> TrainingRun:
-    """Create a run from a list row; without an id if the row has none."""
+    """Create a run from a list item; without an id if the item has none."""
     try:
         return _without_key(transport, TrainingRun.from_json(data))
     except InvalidResponse:

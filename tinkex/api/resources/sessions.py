@@ -153,7 +153,7 @@ class Sessions:
         settings = self._transport.settings
         body: dict[str, Any] = {
             "tags": list(settings.tags if tags is None else tags),
-            "user_metadata": _texts(user_metadata or {}),  # strict servers refuse null
+            "user_metadata": _texts(user_metadata or {}),  # strict servers reject null
             "sdk_version": PROTOCOL_VERSION,
         }
         if settings.project_id:
@@ -206,7 +206,7 @@ class Sessions:
 
         :raises tinkex.exceptions.NotFound: there is no session with this id.
         """
-        deadline = self._transport.deadline("the session")
+        deadline = self._transport.deadline("information about the session")
         try:
             return self._get(session_id, accessible, deadline)
         except ServerError as error:
@@ -226,7 +226,7 @@ class Sessions:
         self, session_ids: Sequence[str], *, accessible: bool = False
     ) -> dict[str, SessionInfo]:
         """Return the sessions *session_ids* by id; omit sessions that no longer exist."""
-        deadline = self._transport.deadline("the sessions")
+        deadline = self._transport.deadline("information about the sessions")
 
         def get(session_id: str) -> SessionInfo | None:
             segment_from_server(session_id)
@@ -249,7 +249,7 @@ class Sessions:
         from tinkex.api.resources.session_info import SessionQuery, SessionSummary
 
         limit = pagination.positive_limit(limit, 0)
-        deadline = self._transport.deadline("the search")
+        deadline = self._transport.deadline("the search results")
         body = (query or SessionQuery()).body()
         what = "session search"
         found: list[SessionSummary] = []
@@ -362,8 +362,8 @@ def explain_full(error: TinkexError) -> None:
     if _FULL.search(error.message):
         error.category = "server"
         error.hint = (
-            "The server has no free capacity. Unload a run, or wait: an idle session ends a few "
-            "minutes after its last request."
+            "The server has no free capacity. Unload a run (POST unload_model), or wait: an idle "
+            "session ends a few minutes after its last request."
         )
 
 

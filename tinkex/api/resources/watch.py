@@ -151,7 +151,7 @@ def check_usable(snapshot: Snapshot) -> None:
 
 
 def _poll(transport: Transport, run_id: str, seconds: float) -> Snapshot:
-    deadline = transport.deadline("the run", seconds)
+    deadline = transport.deadline("information about the run", seconds)
     answer = request_run(transport, run_id, deadline)
     run = TrainingRun.from_json(answer.object())
     found = list_of_run(transport, run_id, deadline)

@@ -19,7 +19,7 @@ MAX_CONCURRENCY = 256
 _FIRST = 32
 #: Minimum factor of the rates for keeping a doubled concurrency.
 _GAIN = 1.1
-#: Seconds to keep the concurrency after a refusal, or after doubling did not help.
+#: Seconds to keep the concurrency after a rejection, or after doubling did not help.
 _REST = 20.0
 #: Minimum time in seconds for measuring a rate.
 _WINDOW = 0.1
@@ -38,7 +38,7 @@ def sample_rows(
     """Sample *rows* and yield results; see :meth:`tinkex.api.SamplingClient.sample_many`.
 
     :param sample: samples one row; also returns the last token ids of its prompt.
-    :param spells: returns how many times the service has begun to refuse samples.
+    :param spells: returns how many times the service has begun to reject samples.
     """
     failures: list[Exception] = []
 
@@ -75,8 +75,8 @@ def sample_rows(
 class ConcurrencyLimit:
     """Limits the number of concurrent samples: fixed, or adapted to the rate of results.
 
-    The number is doubled, and kept if the rate grows clearly; a refusal halves it. So it approaches
-    the capacity of the service or of this machine.
+    The number is doubled, and kept if the rate grows clearly; a rejection halves it. So it
+    approaches the capacity of the service or of this machine.
 
     :param fixed: the number, or ``None`` to adapt it.
     :ivar value: the current number.
@@ -125,7 +125,7 @@ class ConcurrencyLimit:
     def received(self, spells: int, now: float) -> None:
         """Allow another row after a result was received, and adapt the number.
 
-        :param spells: how many times the service has begun to refuse samples.
+        :param spells: how many times the service has begun to reject samples.
         :param now: the time, in seconds of a monotonic clock.
         """
         with self._changed:

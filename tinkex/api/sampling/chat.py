@@ -157,13 +157,14 @@ def generation_ends(directory: Path) -> list[int]:
     return [number for number in (ids if isinstance(ids, list) else [ids]) if type(number) is int]
 
 
-def text_messages(messages: object) -> list[dict[str, Any]]:
+def text_messages(messages: object, must_be: str = "messages must be") -> list[dict[str, Any]]:
     """Return *messages* with all their content as text; text parts are joined.
 
+    :param must_be: beginning of the error message.
     :raises UsageError: *messages* is not a list of messages, or has content that is not text.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise UsageError("messages must be a non-empty list of messages")
+        raise UsageError(f"{must_be} a non-empty list of messages")
     checked = []
     for number, message in enumerate(messages, 1):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):

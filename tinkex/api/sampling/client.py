@@ -2,7 +2,7 @@
 
 A service that is too busy returns 429 when a sample is submitted. As in the official SDK (0.38,
 ``internal_client_holder``), this is not a failure. All samples of the client wait briefly, the
-refused one is sent again unchanged, and for some seconds fewer are submitted at a time.
+rejected one is sent again unchanged, and for some seconds fewer are submitted at a time.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 #: Header that asks the service to return 429 instead of queueing.
 _BACKPRESSURE = {"X-Tinker-Sampling-Backpressure": "1"}
-#: Statuses of a refused sample, which this module handles instead of the transport.
+#: Statuses of a rejected sample, which this module handles instead of the transport.
 _BUSY = frozenset({429})
 #: Maximum number of resubmissions of a sample that the service lost or failed to compute.
 _RESUBMISSIONS = 2
@@ -55,13 +55,13 @@ _RESUBMISSIONS = 2
 _RESUBMISSION_DELAY = 0.5
 #: Maximum number of seconds that a busy service may add to the timeout of one of many samples.
 PATIENCE = 3600.0
-#: Maximum number of concurrent submissions: normally, and for a while after a refusal.
+#: Maximum number of concurrent submissions: normally, and for a while after a rejection.
 USUAL, NARROW = 400, 10
-#: Seconds for which the lower maximum applies after the pause for a refusal.
+#: Seconds for which the lower maximum applies after the pause for a rejection.
 NARROW_SECONDS = 10.0
 #: Estimated bytes of a token in a request, and the largest size of a small request.
 _TOKEN_BYTES, _SMALL = 10, 128 * 1024
-#: Pause in seconds after the refusal of a small request, and of a large one.
+#: Pause in seconds after the rejection of a small request, and of a large one.
 _SMALL_PAUSE, _LARGE_PAUSE = 1.0, 5.0
 
 
@@ -274,7 +274,7 @@ class SamplingClient:
         raise AssertionError("unreachable")
 
     def _submit(self, body: dict[str, Any], size: int, deadline: Deadline) -> dict[str, Any]:
-        """Submit the sample, again after each refusal; return the response."""
+        """Submit the sample, again after each rejection; return the response."""
         # With the same number, the service treats repeated submissions as one sample.
         request = Request(
             "POST",
@@ -296,7 +296,7 @@ class SamplingClient:
                 pause = getattr(error, "retry_after", None) or 0.0
                 if not 0 < pause <= LONGEST_WAIT:
                     pause = _SMALL_PAUSE if size * _TOKEN_BYTES <= _SMALL else _LARGE_PAUSE
-                # All samples of this client wait, not only the refused one.
+                # All samples of this client wait, not only the rejected one.
                 self.backpressure.refused(pause)
                 if not deadline.allows(pause) and deadline.patience < pause:
                     raise

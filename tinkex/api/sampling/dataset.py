@@ -149,7 +149,10 @@ def parse_row(
     """
     kinds = [layout] if layout else [kind for kind, names in _NEEDED.items() if names[0] in row]
     if len(kinds) > 1:
-        raise UsageError(f"the row matches several layouts: {' and '.join(kinds)}")
+        raise UsageError(
+            f"the row matches several layouts: {' and '.join(kinds)}",
+            hint="Keep the members of only one layout in each row.",
+        )
     if not kinds:
         names = ", ".join(repr(names[0]) for names in _NEEDED.values())
         raise UsageError(
@@ -174,7 +177,7 @@ def _conversation(row: Mapping[str, Any], member: str | None) -> Conversation:
     """Return the conversation in *member*, or in ``prompt`` and ``completion``."""
     tools = row.get("tools") or ()
     if not isinstance(tools, Sequence) or isinstance(tools, str):
-        raise UsageError(f"'tools' must be a list, not {brief_json(tools)}")
+        raise UsageError(f"'tools' must be an array, not {brief_json(tools)}")
     if member:
         messages = text_messages(row[member])
         trained = [_flag(message) for message in messages]
@@ -186,7 +189,8 @@ def _conversation(row: Mapping[str, Any], member: str | None) -> Conversation:
                 for message, flag in zip(messages, trained, strict=True)
             ]
     else:
-        prompt, completion = text_messages(row["prompt"]), text_messages(row["completion"])
+        prompt = text_messages(row["prompt"], "'prompt' must be a string or")
+        completion = text_messages(row["completion"], "'completion' must be")
         messages = [*prompt, *completion]
         flags = [False] * len(prompt) + [True] * len(completion)
     plain = [{k: v for k, v in m.items() if k not in ("trainable", "weight")} for m in messages]
@@ -221,7 +225,7 @@ def _alpaca(row: Mapping[str, Any]) -> Conversation:
 def _sharegpt(row: Mapping[str, Any]) -> Conversation:
     given = row["conversations"]
     if not isinstance(given, list) or not given:
-        raise UsageError(f"'conversations' must be a list of messages, not {brief_json(given)}")
+        raise UsageError(f"'conversations' must be an array of messages, not {brief_json(given)}")
     messages = []
     if row.get("system"):
         messages.append({"role": "system", "content": _text(row, "system")})

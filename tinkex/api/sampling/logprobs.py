@@ -1,6 +1,6 @@
 """Requests for logprobs, and servers that do not return them.
 
-Some servers refuse unknown members of a request (TuFT), others ignore them (SkyRL). Both cases are
+Some servers reject unknown members of a request (TuFT), others ignore them (SkyRL). Both cases are
 reported as :class:`~tinkex.exceptions.LogprobsUnavailable`.
 """
 
@@ -52,7 +52,7 @@ def request_members(wanted: Logprobs, size: int, *, last_n: bool) -> dict[str, A
 
 
 def refused_member(error: TinkexError, members: Iterable[str]) -> str | None:
-    """Return the member that the server refuses with *error* because it does not know it."""
+    """Return the member that the server rejects with *error* because it does not know it."""
     if not _UNKNOWN.search(error.message):
         return None
     return next((m for m in members if re.search(rf"\b{m}\b", error.message)), None)
@@ -61,7 +61,7 @@ def refused_member(error: TinkexError, members: Iterable[str]) -> str | None:
 def unavailable(member: str, error: TinkexError | None = None) -> LogprobsUnavailable:
     """Return the error for a server that does not return what *member* requests.
 
-    :param error: the server's refusal, if it sent one.
+    :param error: the server's error, if it sent one.
     """
     said = f" ({error.message})" if error else ""
     return LogprobsUnavailable(f"this server does not return {_NAMES[member]}{said}")

@@ -250,7 +250,7 @@ def _size_of(text: str) -> int:
         raise UsageError(f"the text is not valid Unicode ({where})") from error
     if size > MAX_TEXT:
         most = MAX_TEXT // 1024**2
-        raise UsageError(f"the text is longer than {most} MB", hint="Use a shorter prompt.")
+        raise UsageError(f"the text is longer than {most} MB", hint="Use a shorter text.")
     return size
 
 

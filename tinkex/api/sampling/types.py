@@ -103,11 +103,14 @@ class SamplingParams:
             raise UsageError(f"top_k must be at least 1, or -1 for all, not {self.top_k}")
         stop: object = self.stop
         if not isinstance(stop, (list, tuple)):  # a str would be read as many stop strings
-            raise UsageError(f"stop must be a list of strings, not {brief_json(stop)}")
+            raise UsageError(
+                f"stop must be a list of strings or of token ids, not {brief_json(stop)}"
+            )
         for text in () if are_token_ids(stop) else stop:
             if not isinstance(text, str) or not text:
                 raise UsageError(
-                    f"a stop string must be a non-empty string, not {brief_json(text)}"
+                    "stop must contain only non-empty strings or only token ids, not "
+                    f"{brief_json(text)}"
                 )
         object.__setattr__(self, "stop", tuple(stop))
 
@@ -154,7 +157,7 @@ class Logprobs:
             value = getattr(self, name)
             if not _is_whole(value) or value < 0:
                 raise UsageError(
-                    f"{name} must be a whole number of at least 0, not {brief_json(value)}"
+                    f"{name} must be a whole number, 0 or more, not {brief_json(value)}"
                 )
 
     @property

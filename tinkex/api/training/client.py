@@ -233,7 +233,7 @@ class TrainingClient:
         :param deadline: deadline of the whole operation.
         """
         body = {"path": str(TinkerPath.from_string(path)), "optimizer": optimizer}
-        deadline = deadline or self._transport.deadline("loading weights")
+        deadline = deadline or self._transport.deadline("weight loading")
         self._run("load_weights", body, deadline)
 
     def save_external(self, name: str, ttl_seconds: int, deadline: Deadline) -> TinkerPath:
@@ -290,7 +290,7 @@ class TrainingClient:
         """Call *send* with *body* and the number of the call; return the response."""
         with self._lock:
             accepted = send({"model_id": self.model_id, "seq_id": self._next_seq_id, **body})
-            # The number of a refused call is reused for the next one.
+            # The number of a rejected call is reused for the next one.
             self._next_seq_id += 1
         return accepted
 
@@ -314,7 +314,8 @@ class TrainingClient:
                 self._leave(error)
                 raise
             self._next_seq_id = number + 1
-            deadline.report(note="The response was lost, but the server lists the checkpoint.")
+            note = "The response was lost, but the checkpoint was saved: the server lists it."
+            deadline.report(note=note)
             result = {}
         self._has_saved = True
         path = result.get("path")
@@ -345,7 +346,8 @@ class TrainingClient:
         return any(path.endswith(f"/{checkpoint_id}") for path in paths)
 
     def _run(self, endpoint: str, body: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
-        what = endpoint.replace("_", " ")
+        words = endpoint.replace("_", " ").replace("sampler", "a sampler")
+        what = re.sub(r"^(sav|load)e? ", r"\1ing ", words)  # saving weights for a sampler
 
         def send(given: dict[str, Any]) -> dict[str, Any]:
             return self._transport.call(
@@ -441,7 +443,7 @@ def create_by_loading(
         does not offer this, or there is no such checkpoint.
     """
     body = {**_body(session, user_metadata), "path": str(path), "optimizer": optimizer}
-    request = Request("POST", "load_weights", body, what="loading")
+    request = Request("POST", "load_weights", body, what="starting a run from a checkpoint")
     try:
         model_id = _start(transport, session, request, "LoadWeights", deadline)
     except BadRequest as error:

@@ -215,7 +215,8 @@ def _checked(member: tarfile.TarInfo) -> Path:
     :raises InvalidResponse: it is something else, or its name is unsafe.
     """
     if not member.isreg() or member.issparse():
-        raise InvalidResponse(f"the archive contains an unsupported item: {member.name[:200]!r}")
+        what = "an item that is not a regular file or directory"
+        raise InvalidResponse(f"the archive contains {what}: {member.name[:200]!r}")
     relative = safe_relative(member.name)
     if hasattr(tarfile, "data_filter"):  # since Python 3.11.4
         tarfile.data_filter(member, "/nonexistent")  # the directory only matters for links

@@ -66,7 +66,7 @@ class ArchiveURL:
                 missing.add(_FULL_ARCHIVE)
             return found
         assert refusal is not None
-        kind = path.checkpoint_type
+        kind = path.checkpoint_type or path.kind
         name_missing(refusal, f"this server does not offer downloads of {kind} checkpoints")
         raise refusal from None
 
@@ -86,8 +86,8 @@ class ArchiveURL:
             return None
         if twins:
             same = f"{twins[0].tinker_path} has the same name as {path}"
-            note = f"The server identifies checkpoints only by name, and {same}."
-            deadline.report(note=f"{note} Check the downloaded files.")
+            note = f"The server identifies checkpoints only by name, and {same}. The archive may "
+            deadline.report(note=f"{note}be that of either. Check the downloaded files.")
         return replace(path, name=row.checkpoint_id).bare_url
 
     def _poll_archive(self, path: str) -> str:

@@ -88,7 +88,8 @@ def read(directory: Path) -> Manifest | None:
     except OSError as error:
         raise LocalError(f"cannot read {place}: {error.strerror}") from error
     except ValueError as error:
-        raise LocalError(f"{place} is damaged", hint="Download the checkpoint again.") from error
+        hint = "Download the checkpoint again, replacing the existing files."
+        raise LocalError(f"{place} is damaged", hint=hint) from error
 
 
 def parse(content: bytes) -> Manifest:

@@ -49,7 +49,7 @@ from tinkex.files import (
 
 #: Prefix of the directory's name, followed by a digest of the checkpoint and the target.
 PREFIX = ".tinkex-download-"
-#: Files of every checkpoint: if one exists, the download is refused before the first request.
+#: Files of every checkpoint: if one exists, the download is rejected before the first request.
 USUAL_FILES = (
     manifest.ADAPTER_CONFIG,
     "adapter_model.safetensors",
@@ -481,7 +481,7 @@ def _check_content(root: Directory, where: Path, *, is_known: bool) -> None:
 def _refused(where: Path, reason: str) -> LocalError:
     return LocalError(
         f"{where} is not one of your partial downloads: {reason}",
-        hint="Delete the directory, then start the download again.",
+        hint="Delete it, then start the download again.",
     )
 
 

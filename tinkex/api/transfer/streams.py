@@ -87,7 +87,7 @@ def open_signed(transport: Transport, url: str, span: Span = WHOLE) -> Iterator[
     The timeout applies to the time between two blocks, not to the whole transfer.
 
     :param span: the bytes to request; the storage may send the whole file anyway.
-    :raises tinkex.exceptions.APIError: the storage refused the request; 403 often means "expired".
+    :raises tinkex.exceptions.APIError: the storage rejected the request; 403 often means "expired".
     """
     deadline = transport.deadline("the download")
     retrying = Retrying(repeatable=True)
@@ -137,7 +137,7 @@ def _wait_or_raise(refusal: Response, retrying: Retrying, deadline: Deadline) ->
     wait = retrying.after_response(refusal.status, refusal.headers)
     if wait is None or not deadline.allows(wait):
         error = refusal.error()
-        error.message = f"the storage server refused the download: {error.message}"
+        error.message = f"the storage server rejected the download: {error.message}"
         raise error
     deadline.pause(wait, f"HTTP {refusal.status}")
 

@@ -69,6 +69,7 @@ def test_a_service_token_of_cloudflare_is_sent_where_the_profile_sets_none(confi
         (f'X-Line: "{CANARY}\\n"', "the header X-Line is not"),
         ("X-Empty: ''", "the header X-Empty is not"),
         ("x-api-key: a", "the header x-api-key cannot be changed"),
+        ("host: a", "the header host cannot be changed"),
         ("X-A: a, x-a: b", "the header x-a appears twice"),
         (f"'{CANARY} x': a", "invalid header name"),
     ],

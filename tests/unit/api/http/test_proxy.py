@@ -48,7 +48,7 @@ def proxy() -> Iterator[Proxy]:
         ("407 Proxy Authentication Required", "", "https", "requires a user name and password"),
         ("407 Proxy Authentication Required", "", "http", "requires a user name and password"),
         ("407 No", "me:pass-word@", "https", "rejected the user name and password"),
-        ("403 Forbidden", "", "https", f"refuses connections to {HOST}"),
+        ("403 Forbidden", "", "https", f"rejected the connection to {HOST}"),
     ],
 )
 def test_a_proxy_that_refuses_is_reported_at_once_with_its_number(

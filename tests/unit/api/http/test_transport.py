@@ -272,7 +272,7 @@ def test_where_no_connection_can_be_made(connect, waits, monkeypatch):
         ({"body": b"{", "headers": {"Content-Type": "application/json"}}, "malformed data"),
         ({"body": [1]}, "JSON that is not an object"),
         ({"body": b"[" * 100_000, "headers": {"Content-Type": "application/json"}}, "JSON"),
-        ({"body": {"supported_models": {}}}, "'supported_models' is missing or not a list"),
+        ({"body": {"supported_models": {}}}, "'supported_models' is missing or not an array"),
     ],
 )
 def test_answers_of_another_shape_are_told(reply, words, server, client):

@@ -126,5 +126,6 @@ def test_pages_by_cursor_are_joined(client, server):
 @pytest.mark.parametrize("answer", [{"a": 1}, {"a": [], "b": []}, [1], "x"])
 def test_what_has_no_pages(client, server, answer):
     server.on("GET", "x", server.reply(answer))
-    with pytest.raises(InvalidResponse):
+    with pytest.raises(InvalidResponse) as caught:
         client.request("GET", "x", paginate=True)
+    assert (caught.value.category == "user") is isinstance(answer, dict)

@@ -114,13 +114,14 @@ def test_a_layout_that_is_given_decides():
         ({"text": ""}, "'text' must be a non-empty string"),
         ({"text": 3}, "'text' must be a non-empty string, not 3"),
         ({"prompt": "a", "completion": ""}, "'completion' must be a non-empty string"),
-        ({"prompt": 3, "completion": "a"}, "messages must be a non-empty list"),
+        ({"prompt": 3, "completion": "a"}, "'prompt' must be a string or a non-empty list of"),
+        ({"prompt": [USER], "completion": "a"}, "'completion' must be a non-empty list of"),
         ({"messages": []}, "messages must be a non-empty list of messages"),
         ({"messages": [{"role": "user", "content": 3}]}, "content of message 1"),
         ({"messages": [USER, {**REPLY, "weight": 0.5}]}, "'weight' in a message must be 0 or 1"),
         ({"messages": [USER, {**REPLY, "trainable": "no"}]}, "'trainable' in a message"),
-        ({"messages": [USER], "tools": "f"}, "'tools' must be a list"),
-        ({"conversations": {}}, "'conversations' must be a list"),
+        ({"messages": [USER], "tools": "f"}, "'tools' must be an array"),
+        ({"conversations": {}}, "'conversations' must be an array"),
         ({"conversations": ["x"]}, "'from' in message 1 must be one of system, human"),
         ({"conversations": [{"from": ["x"], "value": "a"}]}, "'from' in message 1"),
         ({"conversations": [{"from": "gpt", "value": None}]}, "'value' must be a non-empty"),
@@ -131,7 +132,8 @@ def test_malformed_rows_are_refused_with_their_place(row, message):
     with pytest.raises(UsageError, match=message) as caught:
         read({"text": "a"}, row)
     assert str(caught.value).startswith("d.jsonl, line 2: ")
-    assert "a JSON object on a separate line" in str(caught.value.hint)
+    hint = "only one layout" if "layouts" in message else "a JSON object on a separate line"
+    assert hint in str(caught.value.hint)
 
 
 def test_files_that_cannot_be_read(monkeypatch):

@@ -217,7 +217,7 @@ def test_a_full_server_is_called_full(accepted, answer, kind, service, client):
         client.create_lora_training_client("any")
     error = caught.value
     assert "Consider retrying: " in error.sentence("Checkpoint")
-    assert error.hint.startswith("The server has no free capacity. Unload a run, or wait")
+    assert error.hint.startswith("The server has no free capacity. Unload a run (POST")
     assert bool(error.aftermath) is isinstance(accepted, dict)  # whose run stays in the list
     assert len(service.requests("create_model")) == 1
 
@@ -251,7 +251,8 @@ def test_a_save_whose_response_is_lost_is_looked_for_and_never_sent_again(
                 training.save_weights_for_sampler(name)
     numbers = [seen.body["seq_id"] for seen in service.requests("save_weights_for_sampler")]
     assert numbers == ([1, 2, 3] if where == "retrieve_future" else [1, 2, 2])
-    assert "The response was lost, but the server lists the checkpoint." in [w.note for w in waits]
+    note = "The response was lost, but the checkpoint was saved: the server lists it."
+    assert note in [w.note for w in waits]
 
 
 def test_a_run_whose_creation_is_not_answered_is_created_once(service, connect):

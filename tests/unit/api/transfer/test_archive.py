@@ -115,7 +115,7 @@ REFUSED = {
         *(WHOLE[:5000], WHOLE[: -tarfile.RECORDSIZE], CUT, WHOLE[:1024] + b"garbage!" * 3000),
     ],
     "damaged|incomplete|no files": [tar({})],
-    "unsupported item": [
+    "not a regular file or directory": [
         tar(ONE, member("x", kind, "a"))
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE)
     ],

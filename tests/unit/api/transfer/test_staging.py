@@ -63,7 +63,7 @@ def refused(root: Path, words: str = "not one of your partial downloads") -> Ite
     with pytest.raises(LocalError, match=words) as caught:
         yield
     assert str(root) in str(caught.value)
-    assert "Delete the directory" in (caught.value.hint or "")
+    assert "Delete it" in (caught.value.hint or "")
 
 
 # What others have planted ----------------------------------------------------------------------
