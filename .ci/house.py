@@ -24,7 +24,7 @@ WORDS = re.compile(
     re.IGNORECASE,
 )
 #: Lines of the package and of the tests. What is new may raise them; what is written again may not.
-LINES, TESTS = 29_000, 39_500
+LINES, TESTS = 29_050, 39_500
 MODULES, ROOM, COMMANDS, MODULE, FUNCTION, LOCAL = 110, 14, 27, 600, 40, 6_900
 _MADE = {"_commit.py"}
 

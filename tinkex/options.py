@@ -135,7 +135,11 @@ class Parser(argparse.ArgumentParser):
             if group not in self.folded:
                 formatter.start_section(group.title)
                 formatter.add_text(group.description)
-                formatter.add_arguments(sorted(group._group_actions, key=_is_help))
+                formatter.add_arguments(
+                    sorted(
+                        group._group_actions, key=lambda action: "--help" in action.option_strings
+                    )
+                )
                 formatter.end_section()
         shared = "Output (-f, --json, …) and global" if len(self.folded) > 1 else "Global"
         page = f"{self.prog.removesuffix(self.command).rstrip()} help options".lstrip()
@@ -563,10 +567,6 @@ def non_empty(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
     return text
-
-
-def _is_help(action: argparse.Action) -> bool:
-    return "--help" in action.option_strings
 
 
 def _is_secret(option: str) -> bool:

@@ -255,6 +255,7 @@ def _contents(
                     errors[entry_point] = plugins.reason(error)
         return members
 
+    settings = described(_settings, lambda group: group == plugins.SETTINGS)
     return {
         "distribution": distribution.name,
         "version": distribution.version,
@@ -265,7 +266,7 @@ def _contents(
         "http_pools": [ep.name for ep in usable if ep.group == plugins.HTTP_POOLS],
         "tokenizers": [ep.name for ep in usable if ep.group == plugins.TOKENIZERS],
         "profiles": [ep.name for ep in usable if ep.group == plugins.PROFILES],
-        "settings": [line for lines in described(_settings, _is_settings) for line in lines],
+        "settings": [line for lines in settings for line in lines],
         "errors": [{"group": e.group, "name": e.name, "error": errors[e]} for e in errors],
     }
 
@@ -296,10 +297,6 @@ def _settings(entry_point: EntryPoint) -> list[str]:
     from tinkex.config.sections import described
 
     return described(plugins.load(entry_point))
-
-
-def _is_settings(group: str) -> bool:
-    return group == plugins.SETTINGS
 
 
 def _own_options(parser: argparse.ArgumentParser) -> Iterator[str]:

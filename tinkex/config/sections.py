@@ -165,9 +165,10 @@ def declared(name: str) -> Any:
 
     :raises PluginError: it declares none, or it does not load.
     """
-    entry_point = _entry_point(name)
+    declared = plugins.entry_points(plugins.SETTINGS)
+    entry_point = next((ep for ep in declared if plugins.same_name(ep.name, name)), None)
     if entry_point is None:
-        known = ", ".join(ep.name for ep in plugins.entry_points(plugins.SETTINGS))
+        known = ", ".join(ep.name for ep in declared)
         is_installed = plugins.find_distribution(name) is not None
         if is_installed and (off := plugins.why_off(name)):
             raise PluginError(
@@ -227,9 +228,12 @@ def check(schema: Any) -> None:
         value = getattr(defaults, key)
         is_choice = typing.get_origin(hint) is typing.Literal
         kind = (int, float) if hint is float else typing.get_origin(hint) or hint
-        if value is None or (value in typing.get_args(hint) if is_choice else _is_a(value, kind)):
-            continue
-        raise PluginError(f"the default of the setting {key} must be {_words(hint)}")
+        if is_choice:
+            is_valid = value in typing.get_args(hint)
+        else:
+            is_valid = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        if value is not None and not is_valid:
+            raise PluginError(f"the default of the setting {key} must be {_words(hint)}")
 
 
 def _how_to_change(origin: str) -> str:
@@ -242,15 +246,6 @@ def _how_to_change(origin: str) -> str:
             f"{name!r} in {path}."
         )
     return f"Change the setting in {path}."
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-
-
-def _entry_point(name: str) -> Any:
-    found = plugins.entry_points(plugins.SETTINGS)
-    return next((ep for ep in found if plugins.same_name(ep.name, name)), None)
 
 
 def _section(name: str, sections: Mapping[str, Any]) -> Mapping[Any, Any]:
