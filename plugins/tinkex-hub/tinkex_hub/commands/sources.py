@@ -125,7 +125,7 @@ def add_base(parser: argparse.ArgumentParser, default: str) -> None:
     """Add ``--base``; see :func:`find_base`."""
     parser.add_argument(
         "--base",
-        metavar="<model>",
+        metavar="<dir>",
         type=non_empty,
         help="base model to check tensor names and shapes against: a directory, or a model on "
         f"the Hugging Face Hub (default: {default})",
