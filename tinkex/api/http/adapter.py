@@ -233,7 +233,7 @@ class DeadlineAdapter(HTTPAdapter):
 
 
 class _Reader(io.RawIOBase):
-    """Reads from a socket, and waits no longer than the current scope allows."""
+    """Reads from a socket, and waits hardly longer than the current scope allows."""
 
     def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
         self._sock, self._raw = sock, raw
@@ -243,8 +243,9 @@ class _Reader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        left = _seconds_left()
-        if left < math.inf:
+        left, current = _seconds_left(), self._sock.gettimeout()
+        # Setting a timeout is a system call, so a slightly longer one stays.
+        if left < math.inf and (current is None or not 0.9 * current <= left <= current):
             self._sock.settimeout(left if self._timeout is None else min(left, self._timeout))
         return self._raw.readinto(buffer)
 

@@ -16,7 +16,7 @@ from tinkex.exceptions import TinkexError, UsageError
 #: Maximum number of concurrent samples, and of pooled connections.
 MAX_CONCURRENCY = 256
 #: Initial number of concurrent samples, unless a number is given.
-_FIRST = 32
+_FIRST = 64
 #: Minimum factor of the rates for keeping a doubled concurrency.
 _GAIN = 1.1
 #: Seconds to keep the concurrency after a rejection, or after doubling did not help.

@@ -150,14 +150,14 @@ def test_rows_are_patient_with_a_busy_service(sampler, sampling, naps, monkeypat
 @pytest.mark.parametrize(
     ("rate_of", "seconds", "values"),
     [
-        (lambda value: value * 2.0, 20, [32, 64, 128, 256]),
-        (lambda value: 500.0, 10, [32, 64, 32]),
-        (lambda value: 500.0, 45, [32, 64, 32, 64, 32, 64, 32]),
+        (lambda value: value * 2.0, 20, [64, 128, 256]),
+        (lambda value: 500.0, 10, [64, 128, 64]),
+        (lambda value: 500.0, 45, [64, 128, 64, 128, 64, 128, 64]),
     ],
     ids=["grows while it helps", "goes back where more does not help", "tries again later"],
 )
 def test_the_concurrency_adapts_to_the_rate(rate_of, seconds, values):
-    limit, now, found = ConcurrencyLimit(None), 0.0, [32]
+    limit, now, found = ConcurrencyLimit(None), 0.0, [64]
     while now < seconds:
         now += 1 / rate_of(limit.value)
         limit.received(0, now)
@@ -166,7 +166,7 @@ def test_the_concurrency_adapts_to_the_rate(rate_of, seconds, values):
     assert found == values
 
 
-@pytest.mark.parametrize(("fixed", "values"), [(None, [16, 8, 4, 2, 1, 1]), (7, [7] * 6)])
+@pytest.mark.parametrize(("fixed", "values"), [(None, [32, 16, 8, 4, 2, 1]), (7, [7] * 6)])
 def test_a_refusal_halves_the_concurrency_unless_it_is_fixed(fixed, values):
     limit = ConcurrencyLimit(fixed)
     found = []
