@@ -223,5 +223,5 @@ def test_what_cannot_be_changed_in_its_place_is_left(config):
         ("? profile\n: ? b\nprofiles: {b: {}}\n", "profile add c --use"),
     ):
         path = config(text)
-        assert "left the file unchanged" in run(line, code=1).stderr
+        assert "tinkex did not change the file" in run(line, code=1).stderr
         assert path.read_text() == text

@@ -153,8 +153,8 @@ class DownloadCheckpoint(_Fetching):
             metavar="<dir>",
             default=".",
             help="output directory, created if missing (default: the current directory); several "
-            "checkpoints are written to subdirectories: <run>/<kind>/<name>, or, with --run-id "
-            "alone, <kind>/<name>, as with 'checkpoint sync'",
+            "checkpoints are written to <run>/<kind>/<name> in it; with --run-id and no paths, "
+            "each is written to <kind>/<name>, as in 'checkpoint sync'",
         )
         parser.add_argument(
             "--force",

@@ -80,7 +80,7 @@ def _without_checkpoint(name: str, base_model: str | None) -> UsageError:
     hint = f"To sample from its base model: --base-model {base_model}"
     if (directory / ADAPTER_CONFIG).is_file():
         add = f"tinkex local checkpoint add {shlex.quote(str(directory))}"
-        hint = f"To sample from it on this machine: {add}. {hint}"
+        hint += f". To sample from this adapter, add it to the local service first: {add}"
     what = f"{name} does not refer to a checkpoint on the service"
     return UsageError(what, hint=hint)
 

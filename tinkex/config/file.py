@@ -200,8 +200,8 @@ def _change(*changes: tuple[list[str], Any]) -> None:
             except NotEditable as error:
                 raise SettingsError(
                     f"cannot change {path} without losing comments or layout",
-                    hint=f"Change {': '.join(where)} in an editor. tinkex has left the file "
-                    "unchanged.",
+                    hint=f"{'Remove' if value is None else 'Set'} {'.'.join(where)} in an editor. "
+                    "tinkex did not change the file.",
                 ) from error
         if before or text:  # also without a change, to make the file private
             write_private(path, text)

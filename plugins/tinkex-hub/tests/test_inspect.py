@@ -95,7 +95,13 @@ def config(**more: Any) -> dict[str, Any]:
     ("names", "settings", "peft", "vllm", "reason"),
     [
         (["q_proj"], config(), "all", "all", "requires --max-lora-rank 8 or more"),
-        (["q_proj"], config(target_modules=None), "part", "nothing", "target_modules is missing"),
+        (
+            ["q_proj"],
+            config(target_modules=None),
+            "part",
+            "nothing",
+            "target_modules is not a list",
+        ),
         (["q_proj", "up_proj"], config(), "part", "all", "lacks up_proj"),
         (["up_proj"], config(), "nothing", "all", "lacks up_proj"),
         (["lm_head"], config(), "all", "all", "loads lm_head only for models"),

@@ -43,7 +43,9 @@ def in_peft(adapter: Adapter) -> Verdict:
         reasons.append(str(mismatch))
         if adapter.config.get("target_modules") is None:
             loads = "part"
-            reasons.append("target_modules is null, so PEFT chooses the modules by architecture")
+            reasons.append(
+                "target_modules is missing or null, so PEFT chooses the modules by architecture"
+            )
     if adapter.others:
         reasons.append(
             f"tensors that are neither lora_A nor lora_B: {shortened(adapter.others, 3)}"
@@ -61,7 +63,7 @@ def in_vllm(adapter: Adapter) -> Verdict:
     modules = [name.removeprefix(PREFIX) for name in adapter.loras]
     refused = [f"{name} is set" for name in adapter.unusual if name != "fan_in_fan_out"]
     if not isinstance(adapter.config.get("target_modules"), (list, str)):
-        refused.append("target_modules is missing")
+        refused.append("target_modules is not a list or a string")
     odd = sorted({_short(name) for name in modules if _REFUSED.search(name)})
     if odd:
         refused.append(f"unexpected modules: {shortened(odd, 3)}")

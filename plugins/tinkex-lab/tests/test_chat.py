@@ -201,7 +201,10 @@ def test_help_and_exit(chat):
 @pytest.mark.parametrize(
     ("lines", "hint"),
     [
-        (["/params max_tokens 1023", "One"], "Allow shorter answers: /params max_tokens 10"),
+        (
+            ["/params max_tokens 1023", "One"],
+            "Reduce the maximum length of answers: /params max_tokens 10",
+        ),
         (["word " * 1100], "Send a shorter message."),
         (["One", "word " * 1100], "Remove turns with /undo or /reset."),
     ],

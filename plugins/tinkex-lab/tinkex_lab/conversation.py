@@ -193,7 +193,7 @@ class Conversation:
         """Return what to do if an answer can have at most *room* tokens."""
         ways = ["remove turns with /undo or /reset"] if len(self.turns) > 1 else []
         if room > 0:
-            ways.append(f"allow shorter answers: /params max_tokens {room}")
+            ways.append(f"reduce the maximum length of answers: /params max_tokens {room}")
         hint = ", or ".join(ways or ["send a shorter message"])
         return f"{hint[0].upper()}{hint[1:]}{'' if room > 0 else '.'}"
 

@@ -381,8 +381,8 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         "--max-length",
         metavar="<int>",
         type=integer(2),
-        help="maximum number of tokens per example; longer text rows are split, and other longer "
-        "rows are truncated (default: the model's context length, if known)",
+        help="maximum number of tokens per row; longer rows with 'text' are split, and all other "
+        "longer rows are truncated (default: the model's context length, if known)",
     )
     parser.add_argument(
         "--tokenizer",

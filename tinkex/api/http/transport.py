@@ -296,7 +296,9 @@ class Transport:
         """Return the error for a redirect that is not followed."""
         host, location = errors.host_of(self.base_url), response.headers.get("location")
         if not location:
-            return InvalidResponse(f"{host} redirects without a URL (HTTP {response.status})")
+            return InvalidResponse(
+                f"{host} sent a redirect without a Location header (HTTP {response.status})"
+            )
         url = join_url(self.base_url, location)
         why = "but tinkex does not send the API key there"
         if same_origin(url, self.base_url):

@@ -87,7 +87,7 @@ class ArchiveURL:
         if twins:
             same = f"{twins[0].tinker_path} has the same name as {path}"
             note = f"The server identifies checkpoints only by name, and {same}. The archive may "
-            deadline.report(note=f"{note}be that of either. Check the downloaded files.")
+            deadline.report(note=f"{note}contain either checkpoint. Check the downloaded files.")
         return replace(path, name=row.checkpoint_id).bare_url
 
     def _poll_archive(self, path: str) -> str:

@@ -89,9 +89,9 @@ class Score(Lister):
             "--max-length",
             metavar="<int>",
             type=integer(2),
-            help="maximum number of tokens per example; longer text rows are split, and other "
-            "longer rows are truncated (default: one less than the smallest context length of the "
-            "models, if known)",
+            help="maximum number of tokens per row; longer rows with 'text' are split, and all "
+            "other longer rows are truncated (default: one less than the smallest context length "
+            "of the models, if known)",
         )
         parser.add_argument(
             "--per-row", metavar="<path>", help="JSONL file to write the score of each row to"

@@ -316,7 +316,7 @@ def test_redirects_in_circles_end(server, client):
     with pytest.raises(InvalidResponse, match="redirects in a loop"):
         client.models.list()
     server.on("GET", PATH, server.reply(None, 302))
-    with pytest.raises(InvalidResponse, match="redirects without a URL"):
+    with pytest.raises(InvalidResponse, match="redirect without a Location header"):
         client.models.list()
 
 
