@@ -307,6 +307,11 @@ def _translated(word: str) -> list[str]:
     return [name for name, foreign in FOREIGN if word in foreign.split()]
 
 
+def _is(start: str, command: str) -> bool:
+    """Return whether *command* is *start*, or a command below it."""
+    return f"{command} ".startswith(f"{start} ")
+
+
 def unknown_command(
     words: Sequence[str], known: Iterable[str], rest: Sequence[str] = ()
 ) -> UsageError:
@@ -318,15 +323,8 @@ def unknown_command(
     known = sorted(known)
     below = [name for name in known if name.startswith(words[0] + " ")]
     meant = (typed, *(name for name in _translated(words[0]) if name not in known))
-    plugin = next(
-        (
-            _PLUGIN_COMMANDS[n]
-            for m in meant
-            for n in _PLUGIN_COMMANDS
-            if f"{m} ".startswith(f"{n} ")
-        ),
-        None,
-    )
+    missing = [(n, p) for n, p in _PLUGIN_COMMANDS.items() if not any(_is(n, k) for k in known)]
+    plugin = next((p for m in meant for n, p in missing if _is(n, m)), None)
     about = {words[0], " ".join(words[:2])}
     said = next((said for no, said in _NO_COMMANDS.items() if about & set(no.split(", "))), None)
     near = _meant_by_argument(words) or _nearest_command(words, known, below)

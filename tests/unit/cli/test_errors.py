@@ -161,6 +161,18 @@ def test_a_noun_alone_lists_its_commands():
 
 
 @pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["local", "sevre"], "Did you mean 'tinkex local serve'?"),
+        (["local", "list"], "Subcommands of 'local': local"),
+        (["checkpoint", "exprt", "x"], "Did you mean 'tinkex checkpoint export'?"),
+    ],
+)
+def test_unknown_commands_of_plugins_that_are_loaded(words, hint):
+    assert f"Hint: {hint}" in invoke(words).stderr
+
+
+@pytest.mark.parametrize(
     ("words", "plugin"),
     [
         (["local"], "tinkex-local"),
