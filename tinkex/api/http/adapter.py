@@ -233,7 +233,7 @@ class DeadlineAdapter(HTTPAdapter):
 
 
 class _Reader(io.RawIOBase):
-    """Reads from a socket, and waits hardly longer than the current scope allows."""
+    """Reads from a socket, and waits only slightly longer than the current scope allows."""
 
     def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
         self._sock, self._raw = sock, raw
