@@ -122,9 +122,7 @@ class _Change(_OneSetting):
         """Return the row for a changed setting; warn if the environment overrides it."""
         variable = ENVIRONMENT.get(name, "")
         if os.environ.get(variable):
-            self.status(
-                f"{variable} is set. It takes precedence unless --profile specifies the profile."
-            )
+            self.status(f"{variable} is set and takes precedence unless --profile is given.")
         self.result = value
         masked = sections.masked if _is_of_plugin(name) else credentials.masked
         shown = Structure(masked(name, value))
@@ -175,7 +173,7 @@ class SetConfig(_Change):
         if other and other in (written.get(profile) or {}):
             raise UsageError(
                 f"profile {profile} already sets {other}, which conflicts with {name}",
-                hint=f"First run: tinkex --profile {profile} config unset {other}",
+                hint=f"To remove {other}: tinkex --profile {profile} config unset {other}",
             )
         if profile not in written and profile in file.plugin_profile_names():
             # A profile in the file replaces the plugin's profile, so it starts as a copy of it.

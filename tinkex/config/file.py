@@ -96,7 +96,9 @@ def _parse(text: str, path: Path) -> Mapping[str, Any]:
     if config is None:
         return {}
     if not isinstance(config, dict) or not isinstance(config.get("profiles") or {}, dict):
-        raise SettingsError(f"{path} and its 'profiles' must be YAML mappings", hint=_FIX)
+        raise SettingsError(
+            f"the top level and 'profiles' of {path} must be YAML mappings", hint=_FIX
+        )
     return config
 
 
