@@ -54,7 +54,7 @@ class ShowConfig(Lister):
         if pools.AUTO in (found.pool_options.driver, found.http_pool):
             owner = plugins.distribution_of(plugins.pick(plugins.HTTP_POOLS, driver))
             is_default = driver == pools.DEFAULT_DRIVER
-            why = "no plugin prefers this service" if is_default else f"preferred by {owner}"
+            why = "no other pool is preferred" if is_default else f"preferred by {owner}"
             origins["http_pool.driver"] = f"auto: {why}"
         options = pools.effective(found.pool_options._replace(driver=driver), origins)
         descriptions = DESCRIPTIONS | values.POOL_DESCRIPTIONS
@@ -145,8 +145,7 @@ class SetConfig(_Change):
         parser.add_argument(
             "value",
             metavar="<value>",
-            help="new value; for api_key and headers, - reads standard input and @FILE reads a "
-            "file",
+            help="new value; api_key and headers also accept - (standard input) and @FILE",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:

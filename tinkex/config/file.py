@@ -26,7 +26,7 @@ _FIX = f"Fix the file in an editor, or set {CONFIG_VARIABLE} to another file."
 _NO_LIMIT = 10**9
 #: Hint about a command that another user may have written.
 DISTRUSTED = (
-    "Check the file's content, then make the file writable only by you with chown and chmod go-w."
+    "Check the file's content, then use chown and chmod go-w to make it writable only by you."
 )
 
 
