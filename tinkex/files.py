@@ -47,7 +47,7 @@ def user_path(name: str) -> Path:
     :raises LocalError: the name is not valid for a file.
     """
     if not name:
-        raise LocalError("the file or directory name is empty", hint="Specify a file name.")
+        raise LocalError("the file or directory name is empty", hint="Specify a name.")
     try:
         return path_of(name).expanduser()
     except RuntimeError as error:

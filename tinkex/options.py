@@ -555,10 +555,10 @@ def _duration(words: str) -> timedelta | None:
 
 
 def top_k(text: str) -> int:
-    """Parse the value of ``--top-k``: -1 (off) or at least 1."""
+    """Parse the value of ``--top-k``: -1 (all) or at least 1."""
     value = integer(-1)(text)
     if value == 0:
-        raise argparse.ArgumentTypeError("must be -1 (off) or at least 1, not 0")
+        raise argparse.ArgumentTypeError("must be -1 (all) or at least 1, not 0")
     return value
 
 

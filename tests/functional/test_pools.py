@@ -120,7 +120,7 @@ CERTIFICATE = {"client_cert": "client.pem", "client_key": "client.key"}
         ({}, False, "could not be verified"),
         ({"ca_bundle": "stranger.pem"}, False, "could not be verified"),
         ({"ca_bundle": "nowhere.pem"}, False, "cannot read the HTTP pool's ca_bundle"),
-        ({"ca_bundle": "no.pem"}, False, "contains no certificate"),
+        ({"ca_bundle": "no.pem"}, False, "contains no valid certificate"),
         ({"client_cert": "nowhere.pem"}, False, "cannot read the HTTP pool's client_cert"),
         ({"client_cert": "."}, False, "s a directory"),
         ({"client_cert": "client.pem"}, False, "with its key: "),

@@ -50,11 +50,11 @@ def test_a_file_that_is_nearly_token_ids_is_sampled_as_text_and_reported(served,
     done = served("run --prompt-file ids.json", *options, cwd=tmp_path)
     assert done.stdout == served("run --prompt", "[1.0, 2.0]", *options).stdout
     assert done.stderr == (
-        "Warning: ids.json is sampled as text, not as token ids: item 1 is 1.0\n"
+        "Warning: ids.json is treated as text, not as token ids: item 1 is 1.0\n"
     )
     (tmp_path / "ids.txt").write_text("[1, 2]\n3, 4\n")
     done = served("run batch ids.txt", *options, cwd=tmp_path)
-    assert "ids.txt, line 1 is sampled as text" in done.stderr
+    assert "ids.txt, line 1 is treated as text" in done.stderr
     assert ": the input format is text (2 such prompts in total)\n" in done.stderr
 
 

@@ -113,7 +113,7 @@ class BatchRun(Command):
             chat = {"chat": parsed_args.chat, "system": parsed_args.system}
             prompts = PromptSource(name, self.app.stdin, params, num_samples, kind, **chat)
             stack.callback(prompts.close)
-            if doubt := prompts.doubt("sampled"):
+            if doubt := prompts.doubt("treated"):
                 self.app.warn(doubt)
             if parsed_args.estimate:
                 return self._estimate(parsed_args, prompts, model_path, base_model)

@@ -118,7 +118,7 @@ class PromptSource:
     def doubt(self, use: str) -> str | None:
         """Return a warning about text prompts that look like token ids, or ``None``.
 
-        :param use: the use of the prompts, such as ``sampled``.
+        :param use: the use of the prompts, such as ``encoded``.
         """
         if not self.doubtful:
             return None

@@ -54,7 +54,7 @@ class ShowConfig(Lister):
         if pools.AUTO in (found.pool_options.driver, found.http_pool):
             owner = plugins.distribution_of(plugins.pick(plugins.HTTP_POOLS, driver))
             is_default = driver == pools.DEFAULT_DRIVER
-            why = "no plugin prefers this service" if is_default else f"preferred by {owner}"
+            why = "no other pool is preferred" if is_default else f"preferred by {owner}"
             origins["http_pool.driver"] = f"auto: {why}"
         options = pools.effective(found.pool_options._replace(driver=driver), origins)
         descriptions = DESCRIPTIONS | values.POOL_DESCRIPTIONS
@@ -122,9 +122,7 @@ class _Change(_OneSetting):
         """Return the row for a changed setting; warn if the environment overrides it."""
         variable = ENVIRONMENT.get(name, "")
         if os.environ.get(variable):
-            self.status(
-                f"{variable} is set. It takes precedence unless --profile specifies the profile."
-            )
+            self.status(f"{variable} is set and takes precedence unless --profile is given.")
         self.result = value
         masked = sections.masked if _is_of_plugin(name) else credentials.masked
         shown = Structure(masked(name, value))
@@ -147,8 +145,7 @@ class SetConfig(_Change):
         parser.add_argument(
             "value",
             metavar="<value>",
-            help="new value; for api_key and headers, - reads standard input and @FILE reads a "
-            "file",
+            help="new value; api_key and headers also accept - (standard input) and @FILE",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -175,7 +172,7 @@ class SetConfig(_Change):
         if other and other in (written.get(profile) or {}):
             raise UsageError(
                 f"profile {profile} already sets {other}, which conflicts with {name}",
-                hint=f"First run: tinkex --profile {profile} config unset {other}",
+                hint=f"To remove {other}: tinkex --profile {profile} config unset {other}",
             )
         if profile not in written and profile in file.plugin_profile_names():
             # A profile in the file replaces the plugin's profile, so it starts as a copy of it.

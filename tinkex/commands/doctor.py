@@ -187,7 +187,7 @@ def _key(settings: Settings) -> CheckResult:
     origin = settings.origins.get(name, "default")
     detail = f"{credentials.mask(key)} from {origin}, {len(key)} characters"
     if credentials.is_expired(key):
-        hint = "Get a new token from the same source."
+        hint = "Get a new token from its issuer."
         return _result("key", "fail", f"{detail}: the token has expired", hint)
     warning = settings.key_warning() or stray_key(settings)
     return _result("key", "warning" if warning else "ok", detail, warning)
@@ -206,7 +206,9 @@ def _plugins() -> list[CheckResult]:
         detail = f"{owner.name} {owner.version}: {ep.group}: {ep.name}: {problem}"
         found.append(_result("plugins", "warning", detail, hint))
     for text in plugins.installed(tuple(sys.path)).unreadable:
-        found.append(_result("plugins", "warning", text, "Reinstall or remove it with pip."))
+        found.append(
+            _result("plugins", "warning", text, "Reinstall or uninstall the plugin with pip.")
+        )
     if unknown := inventory.not_installed():
         detail = f"{plugins.ONLY} lists plugins that are not installed: {', '.join(unknown)}"
         found.append(_result("plugins", "warning", detail, "See: tinkex plugin list"))
@@ -224,7 +226,7 @@ def _tokenizer() -> list[CheckResult]:
     names = sorted(ep.name for ep in plugins.entry_points(plugins.TOKENIZERS))
     cache = Path(constants.HF_HUB_CACHE)
     count = sum(1 for _ in cache.glob("models--*/snapshots/*/tokenizer.json"))
-    detail = f"sources: {', '.join(names)}; {count} tokenizers in {cache}"
+    detail = f"sources: {', '.join(names)}; cached tokenizers in {cache}: {count}"
     return [_result("tokenizer", "ok", detail)]
 
 

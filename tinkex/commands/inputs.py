@@ -171,7 +171,7 @@ def read_messages(file: str, stdin: TextIO | None = None) -> list[dict[str, Any]
             hint="Convert the file to UTF-8 with iconv.",
         ) from error
     except (ValueError, RecursionError) as error:
-        many = ". To sample from several conversations: tinkex run batch"
+        many = ". To send several conversations: tinkex run batch"
         raise UsageError(f"{where} is not a JSON array of messages", hint=hint + many) from error
     if isinstance(value, dict):
         value = value.get("messages")

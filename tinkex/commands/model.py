@@ -36,6 +36,6 @@ class ListModel(Lister):
         if wanted and not self.result:
             raise UsageError(
                 f"no model name contains {parsed_args.substring[:80]!r}",
-                hint="To list all models that your key can use: tinkex model list",
+                hint="To list all models: tinkex model list",
             )
         return self.column_names, [cells(model, self.column_names) for model in self.result]

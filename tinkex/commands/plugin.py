@@ -151,7 +151,7 @@ class NewPlugin(ShowOne):
         parser.add_argument(
             "--directory",
             metavar="<dir>",
-            help="new or empty directory to write to (default: named after the plugin)",
+            help="new or empty directory to write to (default: the name of the plugin)",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
@@ -320,12 +320,12 @@ def names_for(name: str, noun: str | None = None) -> dict[str, str]:
     :raises UsageError: a name is not valid, or the package would hide another package.
     """
     package, noun = name.replace("-", "_"), noun or name.removeprefix("tinkex-")
-    rules = "Use lowercase letters, digits and single hyphens, starting with a letter"
+    rules = "Use up to 60 lowercase letters, digits and single hyphens, starting with a letter"
     if not _NAME.fullmatch(name) or len(name) > 60:
-        example = f"{rules}, such as tinkex-stats."
+        example = f"{rules}. For example: tinkex-stats."
         raise UsageError(f"invalid plugin name: {name[:80]!r}", hint=example)
     if not _NAME.fullmatch(noun) or len(noun) > 60:
-        example = f"{rules}, such as --noun stat."
+        example = f"{rules}. For example: --noun stat."
         raise UsageError(f"invalid command word: {noun[:80]!r}", hint=example)
     if plugins.find_distribution(name):
         raise UsageError(

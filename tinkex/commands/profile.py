@@ -80,7 +80,7 @@ class AddProfile(ShowOne):
         parser.add_argument(
             "--server",
             choices=tuple(SERVERS),
-            help="use this server's default URL, and a placeholder key if the server requires none",
+            help="use this server's default URL, and a placeholder key if the server ignores keys",
         )
         for name, metavar, meaning in (
             ("api-key-command", "<command>", "command that prints the API key"),
@@ -101,7 +101,8 @@ class AddProfile(ShowOne):
         if not re.fullmatch(r"\w[\w.@-]*", name) or without_keys(name) != name:
             raise UsageError(
                 f"invalid profile name: {name[:40]!r}",
-                hint="Use letters, digits, '-', '_', '.' and '@'.",
+                hint="Use letters, digits, '-', '_', '.' and '@', starting with a letter, a digit "
+                "or '_'.",
             )
         written = file.profiles_in(file.read(file.config_path()))
         if name in written and not parsed_args.force:

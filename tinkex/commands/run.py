@@ -195,11 +195,11 @@ class Sample(Lister):
             if not isinstance(prompt, str):
                 raise UsageError(
                     f"{where} contains token ids, which cannot be used as a message",
-                    hint="To sample from token ids, omit --chat and --system.",
+                    hint="To use token ids as the prompt, omit --chat and --system.",
                 )
             return conversation(prompt, system)
         if file and (why := nearly_token_ids(prompt)):
-            self.app.warn(f"{where} is sampled as text, not as token ids: {why}")
+            self.app.warn(f"{where} is treated as text, not as token ids: {why}")
         return prompt
 
     def produce_output(

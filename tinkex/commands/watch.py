@@ -194,5 +194,5 @@ def _condition(text: str) -> Condition:
         return Condition(idle=parse_duration(value))
     raise UsageError(
         f"invalid condition: {text[:80]!r}",
-        hint="Use --until checkpoint, checkpoint:NAME or idle:10m.",
+        hint="Use --until checkpoint, checkpoint:NAME or idle:TIME, such as idle:10m.",
     )

@@ -92,7 +92,7 @@ def checked_name(text: str) -> str:
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"invalid alias name: {text[:40]!r}",
-            hint="Use up to 64 letters, digits, '-', '_' and '.', first a letter or digit.",
+            hint="Use up to 64 letters, digits, '-', '_' and '.', starting with a letter or digit.",
         )
     return name
 

@@ -117,7 +117,7 @@ def checked(key: str) -> str:
     # A line break in a header value would raise a less clear error later.
     if not key.isascii() or any(c.isspace() or not c.isprintable() for c in key):
         raise SettingsError(
-            "the API key contains a space, a line break or a non-ASCII character",
+            "the API key contains whitespace, a control character or a non-ASCII character",
             hint="An API key is a single word. Check that nothing else was copied with it.",
         )
     return key
@@ -296,7 +296,7 @@ class KeyStore:
         verb, problem = "parse", "it is not JSON"
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
-            problem = f"it does not have the format version {VERSION}"
+            problem = f"it is not in format version {VERSION}"
             keys = content.setdefault("keys", {})
             if content.setdefault("version", VERSION) == VERSION and isinstance(keys, dict):
                 return content  # type: ignore[no-any-return]
@@ -308,7 +308,7 @@ class KeyStore:
             pass
         raise SettingsError(
             f"cannot {verb} {self.path}: {problem}",
-            hint="To start with an empty file, move this file. tinkex has not changed it.",
+            hint="To start over, move or rename the file. tinkex did not change it.",
         )
 
 

@@ -26,7 +26,7 @@ _FIX = f"Fix the file in an editor, or set {CONFIG_VARIABLE} to another file."
 _NO_LIMIT = 10**9
 #: Hint about a command that another user may have written.
 DISTRUSTED = (
-    "Check the file's content, then make the file writable only by you with chown and chmod go-w."
+    "Check the file's content, then use chown and chmod go-w to make it writable only by you."
 )
 
 
@@ -96,7 +96,9 @@ def _parse(text: str, path: Path) -> Mapping[str, Any]:
     if config is None:
         return {}
     if not isinstance(config, dict) or not isinstance(config.get("profiles") or {}, dict):
-        raise SettingsError(f"{path} and its 'profiles' must be YAML mappings", hint=_FIX)
+        raise SettingsError(
+            f"the top level and 'profiles' of {path} must be YAML mappings", hint=_FIX
+        )
     return config
 
 

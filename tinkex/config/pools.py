@@ -131,7 +131,7 @@ def check_files(options: PoolOptions) -> None:
             context.load_verify_locations(cafile=authorities)
     except ssl.SSLError as error:
         raise SettingsError(
-            f"the HTTP pool's ca_bundle contains no certificate: {authorities}",
+            f"the HTTP pool's ca_bundle contains no valid certificate: {authorities}",
             hint="Use a PEM file with a line '-----BEGIN CERTIFICATE-----'.",
         ) from error
     try:

@@ -93,7 +93,7 @@ def _checked(listed: Any, name: str, model: str) -> Mapping[str, float]:
     for kind, price in listed.items():
         if kind not in known:
             raise UsageError(
-                f"unknown price {kind!r} for {model} in {name}",
+                f"unknown price name {kind!r} for {model} in {name}",
                 hint=f"Valid price names: {', '.join(known)}.",
             )
         if price is None:

@@ -195,7 +195,7 @@ def types_of(schema: Any) -> dict[str, Any]:
     except (NameError, TypeError) as error:
         raise PluginError(
             f"cannot resolve the annotations of {schema.__qualname__}: {error}",
-            hint="Import the annotated types at run time, not only for type checking.",
+            hint="Import the types in annotations at run time, not only for type checking.",
         ) from error
     found = {}
     for field in dataclasses.fields(schema):

@@ -33,12 +33,12 @@ DESCRIPTIONS = {
     "project_id": "project that new sessions belong to",
     "tags": "tags for new sessions, separated by commas",
     "headers": "additional headers for every request to the service, as a JSON object",
-    "allow_http": "allow sending the key over plain http to another machine (true or false)",
+    "allow_http": "allow sending the key over unencrypted HTTP to another machine (true or false)",
 }
 #: Name of an HTTP pool option → its description.
 POOL_DESCRIPTIONS = {
     "http_pool.driver": "installed HTTP pool that uses these options",
-    "http_pool.ca_bundle": "certificate authorities to trust (file or directory)",
+    "http_pool.ca_bundle": "CA certificates to trust (file or directory)",
     "http_pool.client_cert": "client certificate in PEM format",
     "http_pool.client_key": "private key of the client certificate, if it is in a separate file",
     "http_pool.insecure": "do not verify certificates (true or false)",
@@ -112,7 +112,8 @@ def from_text(name: str, text: str) -> Any:
         value = _FLAGS.get(value.lower(), value)
     if not value and value is not False:
         raise SettingsError(
-            f"the value of {name} is empty", hint=f"Remove the setting: tinkex config unset {name}"
+            f"the value of {name} is empty",
+            hint=f"To remove the setting: tinkex config unset {name}",
         )
     parsed = parse(name, value)
     return list(parsed) if name == "tags" else value if name == "timeout" else parsed
@@ -222,11 +223,12 @@ def _parse_headers(value: Any) -> dict[str, str]:
     seen: set[str] = set()
     for name, text in value.items():
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
-            raise SettingsError("headers contains an invalid header name")
+            raise SettingsError("the headers setting contains an invalid header name")
         if name.lower() in _RESERVED | seen:
             is_reserved, is_key = name.lower() in _RESERVED, name.lower() == "x-api-key"
             why = "cannot be changed: tinkex sets it" if is_reserved else "appears twice"
-            hint = "To set the API key, use api_key." if is_key else "Remove this header."
+            remove = "Remove this header." if is_reserved else "Remove one of the two."
+            hint = "To set the API key, use api_key." if is_key else remove
             raise SettingsError(f"the header {name} {why}", hint=hint)
         if not isinstance(text, str) or not re.fullmatch(
             r"[\x21-\x7e]([\t -~]*[\x21-\x7e])?", text

@@ -173,7 +173,7 @@ def test_config_show_says_which_pool_was_chosen_and_why():
     shown = invoke(["config", "show", "-f", "plain"]).stdout
     assert "http_pool.driver\thttp2\tauto: preferred by tinkex-http2\n" in shown
     shown = invoke(["--insecure", "config", "show", "-f", "plain"]).stdout
-    assert "http_pool.driver\tdefault\tauto: no plugin prefers this service\n" in shown
+    assert "http_pool.driver\tdefault\tauto: no other pool is preferred\n" in shown
 
 
 def test_certificates_cannot_be_ignored():

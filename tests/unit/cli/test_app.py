@@ -124,7 +124,7 @@ NOUNS = {"checkpoint": "Checkpoint", "run": "Sampling"}
         ("run --base-model m --prompt=--version", "Missing --api-key"),
         ("run --base-model m --prompt x --top-p 0", "must be above 0"),
         ("run --base-model m --prompt x --top-p 1.1", "at most 1"),
-        ("run --base-model m --prompt x --top-k 0", "must be -1 (off)"),
+        ("run --base-model m --prompt x --top-k 0", "must be -1 (all)"),
         ("run --base-model m --prompt x --num-samples 0", "must be at least 1, not 0"),
         ("run --base-model m --prompt x --output /", "it is a directory"),
         ("run --base-model m --prompt x", "Missing --api-key"),

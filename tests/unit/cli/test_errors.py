@@ -197,7 +197,7 @@ def test_commands_of_plugins_that_are_not_installed(words, plugin, monkeypatch):
     [
         ("none", "No such file or directory", "Check the path."),
         ("file/none", "Not a directory", "Check the path."),
-        ("", "is empty", "Specify a file name."),
+        ("", "is empty", "Specify a name."),
         (".", "Is a directory", "Specify a file instead of a directory."),
         ("x" * 300, "File name too long", "Choose a shorter name."),
     ],

@@ -267,7 +267,7 @@ def test_the_model_of_a_checkpoint_is_requested(tinkex, model, tmp_path):
         ({"date": "x", "models": {}}, "has no prices for m"),
         ({"date": "x", "models": {"n": {}}}, "Models in the list: n."),
         ({"date": "x", "models": {"m": 3}}, "must be a JSON object"),
-        ({"date": "x", "models": {"m": {"trian": 3}}}, "unknown price 'trian'"),
+        ({"date": "x", "models": {"m": {"trian": 3}}}, "unknown price name 'trian'"),
         ({"date": "x", "models": {"m": {"train": "3"}}}, "must be a number, 0 or more"),
         ({"date": "x", "models": {"m": {"train": -1}}}, "must be a number, 0 or more"),
         ({"date": "x", "models": {"m": {"train": True}}}, "must be a number, 0 or more"),
