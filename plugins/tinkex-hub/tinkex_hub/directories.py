@@ -31,7 +31,7 @@ def open_file(directory: Path, name: str) -> BinaryIO:
     unpacked may contain links to private files.
 
     :raises FileNotFoundError: it does not exist.
-    :raises LocalError: it cannot be read, is not a regular file, or links to another directory.
+    :raises LocalError: it cannot be read, is not a regular file, or links outside *directory*.
     """
     path = directory / name
     try:

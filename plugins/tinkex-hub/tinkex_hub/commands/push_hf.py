@@ -220,7 +220,7 @@ class _Push:
     def _check_repository(self) -> bool:
         """Return whether the repository exists.
 
-        :raises UsageError: it belongs to another checkpoint, is public without ``--public``, or
+        :raises UsageError: it contains another checkpoint, is public without ``--public``, or
             cannot be created.
         """
         from tinkex_hub import card
@@ -231,7 +231,7 @@ class _Push:
             raise UsageError(
                 f"the repository {self.repo} does not exist, and the account {self._owners[0]} "
                 "cannot create it",
-                hint=f"Choose a repository of one of these owners: {', '.join(self._owners)}.",
+                hint=f"Choose a repository owned by one of these accounts: {', '.join(self._owners)}.",
             )
         if private is None:
             return False
