@@ -231,7 +231,7 @@ class _Push:
             raise UsageError(
                 f"the repository {self.repo} does not exist, and the account {self._owners[0]} "
                 "cannot create it",
-                hint=f"Choose a repository owned by one of these accounts: {', '.join(self._owners)}.",
+                hint=f"Choose a repository with one of these owners: {', '.join(self._owners)}.",
             )
         if private is None:
             return False
