@@ -9,4 +9,4 @@ from dataclasses import dataclass, field
 class Settings:
     """The settings of this plugin."""
 
-    greeting: str = field(default="Hello", metadata={"help": "first word of the greeting"})
+    greeting: str = field(default="Hello", metadata={"help": "greeting before the name"})

@@ -23,7 +23,7 @@ class Http2Pool(HttpPool):
         if settings.pool_options.insecure:
             raise SettingsError(
                 "the HTTP pool http2 cannot disable certificate checks",
-                hint="Use --http-pool default, or turn off insecure and set ca_bundle to the "
+                hint="Use --http-pool default, or, instead of insecure, set ca_bundle to the "
                 "server's CA certificate.",
             )
         # The engine is imported on first use, so that choosing a pool is fast.

@@ -104,7 +104,7 @@ def test_without_the_base_model_an_adapter_is_converted_with_a_warning(push: Any
     [
         (None, "tinkex/baker-street-2M was not found on"),
         ({}, "tinkex/baker-street-2M was not found on"),
-        ({"config.json": b"{}"}, "has no safetensors weights"),
+        ({"config.json": b"{}"}, "has no valid safetensors weights"),
         ({"config.json": b"[]", "model.safetensors": b""}, ""),
         ({"config.json": b"{}", "model.safetensors": b"<html>"}, ""),
     ],
@@ -133,7 +133,7 @@ def test_raw_uploads_the_tensors_unchanged(push: Any, stored: Path, foreign: obj
     assert weights == (stored / "adapter_model.safetensors").read_bytes()
     card = push.hub.files("ada/mine")["README.md"].decode()
     assert "checkpoint export" in card
-    assert "unchanged from the training service" in card
+    assert "exactly as the training service saved them" in card
     assert "PeftModel" not in card
 
 
@@ -220,10 +220,10 @@ def test_a_repository_of_another_checkpoint_is_refused(push: Any, style: str) ->
     push.hub.add("ada/theirs", readme=style.format(other))
 
     done = push("--repo", "ada/theirs")
-    refused(done, f"the repository ada/theirs belongs to another checkpoint: {other}")
+    refused(done, f"the repository ada/theirs already contains another checkpoint: {other}")
     assert "another branch with --revision" in done.stderr
     done = push("--repo", "ada/theirs", "--create-pr")
-    refused(done, f"the repository ada/theirs belongs to another checkpoint: {other}")
+    refused(done, f"the repository ada/theirs already contains another checkpoint: {other}")
     assert "--revision" not in done.stderr  # cannot be used with --create-pr
     assert push.hub.commits == []
     assert "Downloading" not in done.stderr
@@ -252,7 +252,7 @@ def test_where_the_token_comes_from(push: Any, way: str, tmp_path: Path) -> None
         (
             ["--repo", "else/thing"],
             {},
-            "repository else/thing does not exist, and ada cannot create it",
+            "repository else/thing does not exist, and the account ada cannot create it",
         ),
         (["--repo", "club/thing"], {}, "the token does not have access to club/thing"),
         (["--repo", "a/b/c"], {}, "invalid repository name"),
@@ -308,7 +308,7 @@ def test_no_hub_at_all(push: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         unused.bind(("127.0.0.1", 0))
         push.hub.url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         done = push("--repo", "ada/mine")
-    refused(done, "no usable response from 127.0.0.1:", server=True)
+    refused(done, "the request to 127.0.0.1:", server=True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     refused(push("--repo", "ada/mine"), "HF_HUB_OFFLINE is set")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)

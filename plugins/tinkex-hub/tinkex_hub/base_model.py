@@ -90,7 +90,7 @@ def from_directory(directory: Path) -> BaseModel:
     :raises UsageError: it has no configuration, or no weights in safetensors files.
     :raises LocalError: a file cannot be read, or is malformed.
     """
-    hint = "Specify a directory that contains the model's config.json and model.safetensors."
+    hint = "Specify a directory that contains the model's config.json and safetensors files."
     if not directory.is_dir():
         raise UsageError(
             f"no such directory: {directory}",

@@ -9,7 +9,7 @@ from tinkex.api import CheckpointInfo, TinkerPath
 
 NAME = "README.md"
 #: How the tensors of the repository were made.
-RAW = "The tensors are unchanged from the training service."
+RAW = "The tensors are exactly as the training service saved them."
 CONVERTED = (
     "tinkex converted the tensors to the names and shapes that PEFT expects, and checked them "
     "against the base model."
@@ -21,7 +21,7 @@ UNCHECKED = (
 _CONVERT = [
     "## Usage",
     "",
-    "PEFT and vLLM cannot load the tensors, because the training service names them differently.",
+    "PEFT and vLLM cannot load all tensors, because the training service names some differently.",
     "Convert the adapter first: `tinkex checkpoint export DIR --to peft --output OUT`.",
     "",
 ]

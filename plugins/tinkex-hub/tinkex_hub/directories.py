@@ -31,7 +31,7 @@ def open_file(directory: Path, name: str) -> BinaryIO:
     unpacked may contain links to private files.
 
     :raises FileNotFoundError: it does not exist.
-    :raises LocalError: it cannot be read, is not a regular file, or links to another directory.
+    :raises LocalError: it cannot be read, is not a regular file, or links outside *directory*.
     """
     path = directory / name
     try:
@@ -40,7 +40,7 @@ def open_file(directory: Path, name: str) -> BinaryIO:
         allowed = (root, root.parent.parent / _BLOBS) if is_cache else (root,)
         if not any(target.is_relative_to(place) for place in allowed):
             raise LocalError(
-                f"{path} is a symbolic link to another directory",
+                f"{path} is a symbolic link that points outside its directory",
                 hint="Replace it with a copy of the file.",
             )
         # Without O_NONBLOCK, opening a FIFO would wait for its writer.

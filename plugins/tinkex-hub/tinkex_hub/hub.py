@@ -199,13 +199,13 @@ def translate(error: BaseException, host: str, repo: str | None) -> TinkexError 
         if isinstance(cause, errors.HfHubHTTPError):
             return _refused(cause, host, repo)
         if isinstance(cause, errors.EntryNotFoundError):
-            what = f"a file of {repo}" if repo else "the file"
+            what = f"a file in {repo}" if repo else "the file"
             return NotFound(f"{what} was not found on {host}", status=404)
         if type(cause).__module__.partition(".")[0] in _HTTP_LIBRARIES:
             if "Timeout" in type(cause).__name__:
                 return TimedOut(f"Timed out while awaiting a response from {host}")
             hint = "Check HF_ENDPOINT and the network connection."
-            return ConnectionFailed(f"no usable response from {host}: {_words(cause)}", hint=hint)
+            return ConnectionFailed(f"the request to {host} failed: {_words(cause)}", hint=hint)
     if isinstance(error, _UNEXPECTED):
         return InvalidResponse(
             f"unexpected response from {host}",

@@ -74,7 +74,7 @@ def _errors(name: str, endpoint: str) -> Iterator[None]:
     except TinkexError:
         raise
     except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
-        raise UsageError(f"the model {name} has no safetensors weights") from error
+        raise UsageError(f"the model {name} has no valid safetensors weights") from error
     except Exception as error:
         ours = translate(error, urlsplit(endpoint).netloc or endpoint, name)
         if ours is None:

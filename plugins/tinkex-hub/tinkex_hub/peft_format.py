@@ -80,7 +80,7 @@ def _check_experts(places: list[Place]) -> None:
     is_wrong = "" in ways | single or "fused" in single
     if is_wrong or ("separate" in ways | single and has_dense):
         raise UsageError(
-            "PEFT does not load all experts and dense layers of this model type",
+            "PEFT does not load some experts or dense layers of this model type",
             hint=_MERGE,
         )
 
@@ -103,7 +103,7 @@ def _check_patterns(adapter: Adapter, places: list[Place]) -> None:
             if adapter.settings_of(path) != (lora.rank, lora.scale):
                 raise UsageError(
                     f"{lora.module} must be renamed to {path} for PEFT, but rank_pattern or "
-                    f"alpha_pattern in {CONFIG} gives that name another rank or scale",
+                    f"alpha_pattern in {CONFIG} gives that name a different rank or scale",
                     hint=_MERGE,
                 )
 

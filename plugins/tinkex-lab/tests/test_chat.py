@@ -227,7 +227,7 @@ def test_the_hint_shows_how_to_fit_the_context(chat, lines, hint):
         (["/params size 3"], [], "unknown parameter 'size'"),
         (["/params max_tokens many"], [], "max_tokens must be a whole number"),
         (["/model none/such"], [], "none/such"),
-        (["/params max_tokens 1023", "One"], [], "it would exceed the context of 1024 tokens"),
+        (["/params max_tokens 1023", "One"], [], "it could exceed the context of 1024 tokens"),
         (["One"], ["--log", "."], "cannot write .: it is a directory"),
         (["One"], ["--log", "/dev/full"], "/dev/full is not a regular file"),
         (["One"], ["--tokenizer", "./none"], "none"),
@@ -270,7 +270,7 @@ def test_control_c_drops_a_message_and_errors_do_not_end_the_chat(typed):
     done = typed("dropped\x03One\r/nope\r/params max_tokens 1023\rTwo\r/save talk.json\r")
 
     assert "unknown command /nope." in done.stderr
-    assert "it would exceed the context of 1024 tokens." in done.stderr
+    assert "it could exceed the context of 1024 tokens." in done.stderr
     messages = json.loads(Path("talk.json").read_text())
     assert [message["content"] for message in messages][0::2] == ["One"]
 

@@ -172,7 +172,7 @@ def test_results_can_come_from_standard_input():
         ([], ROWS, "--check is required"),
         (["--check", "equal:answer"], ROWS, "invalid check 'equal:answer'"),
         (["--check", "equals:"], ROWS, "invalid check 'equals:'"),
-        (["--check", "regex:("], ROWS, "'(' is not a regular expression"),
+        (["--check", "regex:("], ROWS, "'(' is not a valid regular expression"),
         (["--check", "exec:"], ROWS, "invalid check 'exec:'"),
         (["--check", "exec: "], ROWS, "exec: requires a command"),
         (["--check", "exec:sh 'x"], ROWS, "No closing quotation"),

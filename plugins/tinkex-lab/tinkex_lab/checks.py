@@ -52,7 +52,7 @@ def _matches(pattern: str) -> Check:
         found = re.compile(pattern).search
     except (re.error, RecursionError, OverflowError) as error:
         raise UsageError(
-            f"{pattern!r} is not a regular expression: {error}",
+            f"{pattern!r} is not a valid regular expression: {error}",
             hint="See https://docs.python.org/3/library/re.html#regular-expression-syntax",
         ) from error
     return lambda row, text: found(text) is not None

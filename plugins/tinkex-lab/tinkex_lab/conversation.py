@@ -184,7 +184,7 @@ class Conversation:
         context = self.model.context
         if context is not None and size + longest > context:
             raise ContextFull(
-                f"the conversation has {size} tokens; with an answer of up to {longest}, it would "
+                f"the conversation has {size} tokens; with an answer of up to {longest}, it could "
                 f"exceed the context of {context} tokens",
                 hint=self._hint_for_room(context - size),
             )

@@ -54,7 +54,7 @@ class ExportCheckpoint(ShowOne):
         if parsed_args.to == "merged" and not (base and user_path(base).is_dir()):
             raise UsageError(
                 f"--to merged requires --base to be a directory{f', not {base}' if base else ''}",
-                hint="Download the model, then add --base DIR: hf download MODEL --local-dir DIR",
+                hint="Run 'hf download MODEL --local-dir DIR', then add --base DIR.",
             )
         with ExitStack() as stack:
             self._export(parsed_args, output, stack)

@@ -46,8 +46,8 @@ class InspectCheckpoint(ShowOne):
         parser.add_argument(
             "--norms",
             action="store_true",
-            help="also compute the norms of the updates for a checkpoint on the service, which "
-            "reads the whole checkpoint; for a directory, they are always computed",
+            help="compute the norms of the updates of a checkpoint on the service, which requires "
+            "reading all of it; for a directory, the norms are always computed",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:

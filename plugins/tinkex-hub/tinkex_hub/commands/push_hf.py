@@ -84,7 +84,7 @@ class PushHfCheckpoint(ShowOne):
             "--hf-token",
             metavar="<token>",
             help="Hugging Face token; - reads it from standard input, @FILE from a file (default: "
-            "HF_TOKEN, or the login of 'hf auth login')",
+            "HF_TOKEN, or the token saved by 'hf auth login')",
         )
         parser.add_argument(
             "--no-model-card", action="store_true", help="do not create a model card (README.md)"
@@ -143,7 +143,7 @@ class PushHfCheckpoint(ShowOne):
         if not text.strip():
             raise SettingsError(
                 f"no Hugging Face token in {place}",
-                hint="Use another token source: --hf-token, HF_TOKEN or 'hf auth login'.",
+                hint="Check this source, or omit --hf-token and use HF_TOKEN or 'hf auth login'.",
             )
         return text.strip()
 
@@ -220,7 +220,7 @@ class _Push:
     def _check_repository(self) -> bool:
         """Return whether the repository exists.
 
-        :raises UsageError: it belongs to another checkpoint, is public without ``--public``, or
+        :raises UsageError: it contains another checkpoint, is public without ``--public``, or
             cannot be created.
         """
         from tinkex_hub import card
@@ -229,9 +229,9 @@ class _Push:
         owner = self.repo.partition("/")[0]
         if private is None and owner not in self._owners:
             raise UsageError(
-                f"the repository {self.repo} does not exist, and {self._owners[0]} cannot create "
-                "it",
-                hint=f"Choose a repository of one of these owners: {', '.join(self._owners)}.",
+                f"the repository {self.repo} does not exist, and the account {self._owners[0]} "
+                "cannot create it",
+                hint=f"Choose a repository with one of these owners: {', '.join(self._owners)}.",
             )
         if private is None:
             return False
@@ -248,7 +248,7 @@ class _Push:
         if named and named != str(self._path):
             branch = "" if self._options.create_pr else ", or another branch with --revision"
             raise UsageError(
-                f"the repository {self.repo} belongs to another checkpoint: {named}",
+                f"the repository {self.repo} already contains another checkpoint: {named}",
                 hint=f"Choose another repository with --repo{branch}.",
             )
         self._has_card = text is not None

@@ -105,7 +105,8 @@ def open_adapter(directory: Path, label: str, stack: ExitStack) -> Adapter:
         file = stack.enter_context(open_file(directory, WEIGHTS))
     except FileNotFoundError as error:
         raise UsageError(
-            f"{label} has no {WEIGHTS}; other formats are not read, because they can run code",
+            f"{label} has no {WEIGHTS}; other formats are not read, because loading them can run "
+            "code",
             hint="Convert the weights to safetensors with the software that created them.",
         ) from error
     return Adapter.open(config, file, str(directory / WEIGHTS))

@@ -90,7 +90,7 @@ class Compare(Lister):
             _check_new(files, parsed_args)
             _ = self.client  # a missing key is reported before a status line
             for model, (path, base), file in zip(compared, chosen, files, strict=True):
-                self.status(f"Sampling {model.label}...")
+                self.status(f"Sampling from {model.label}...")
                 self._failed |= self._sample(parsed_args, path, base, file)
             results = [{row.index: row for row in _results(file)} for file in files]
         if not any(results):
@@ -129,8 +129,8 @@ class Compare(Lister):
     def _check(self, parsed_args: argparse.Namespace) -> None:
         if parsed_args.prompts == "-":
             raise UsageError(
-                "the prompts cannot come from standard input, because compare reads them for each "
-                "model",
+                "the prompts cannot come from standard input, because compare reads them once for "
+                "each model",
                 hint="Write the prompts to a file first.",
             )
         if parsed_args.resume and parsed_args.force:

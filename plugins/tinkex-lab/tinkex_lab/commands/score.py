@@ -63,8 +63,8 @@ class Score(Lister):
     notes = (
         "The NLL (negative log-likelihood) is a mean per token. The scored tokens are the "
         "assistant's replies in a row with messages, the completion and its end token in a row "
-        "with a prompt, and all tokens except the first in a row with text. Bits per byte exclude "
-        "special tokens; use them to compare models with different tokenizers."
+        "with a prompt, and all tokens except the first in a row with text. To compare models with "
+        "different tokenizers, use bits per byte, which exclude special tokens."
     )
     column_names = (
         *("model", "base_model", "rows", "tokens", "nll", "perplexity", "bits_per_byte"),
