@@ -54,7 +54,7 @@ def test_a_file_that_is_nearly_token_ids_is_sampled_as_text_and_reported(served,
     )
     (tmp_path / "ids.txt").write_text("[1, 2]\n3, 4\n")
     done = served("run batch ids.txt", *options, cwd=tmp_path)
-    assert "ids.txt, line 1 is sampled as text" in done.stderr
+    assert "ids.txt, line 1 is treated as text" in done.stderr
     assert ": the input format is text (2 such prompts in total)\n" in done.stderr
 
 

@@ -118,7 +118,7 @@ class PromptSource:
     def doubt(self, use: str) -> str | None:
         """Return a warning about text prompts that look like token ids, or ``None``.
 
-        :param use: the use of the prompts, such as ``sampled``.
+        :param use: the use of the prompts, such as ``encoded``.
         """
         if not self.doubtful:
             return None
@@ -146,7 +146,7 @@ class PromptSource:
             invalid = error
         if invalid or digest.hexdigest() != self.digest:
             raise PromptsChanged(
-                f"{self._name} changed while it was being sampled",
+                f"{self._name} changed while it was being read",
                 hint="The results may come from both versions. Start over with a copy that "
                 "does not change.",
             ) from invalid
