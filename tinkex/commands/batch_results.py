@@ -113,8 +113,7 @@ class ResultsFile:
                 raise UsageError(
                     f"{self.name} was created with "
                     + ("different prompts" if name == "prompts" else made_with),
-                    hint="Use the prompts and options of the first run, or start over with "
-                    "--force.",
+                    hint="Use the original prompts and options, or start over with --force.",
                 )
 
     def open(self, *, resume: bool) -> None:
