@@ -14,7 +14,10 @@ from tests.weights import weights
 
 CONFIG, LARGE, LOCK = "adapter_config.json", "adapter_model.safetensors", "tinkex.lock.json"
 MODULES = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
-LACKS = f"target_modules in {CONFIG} lacks {', '.join(MODULES)}, so PEFT may ignore their tensors"
+LACKS = (
+    f"target_modules in {CONFIG} lacks {', '.join(MODULES)}, "
+    "so PEFT may ignore the corresponding tensors"
+)
 HTML = b"<!DOCTYPE html><title>Sign in</title>"
 
 
@@ -91,7 +94,7 @@ def test_verify_shows_a_web_page_that_was_downloaded_as_weights(name, tinkex, st
 def test_an_adapter_that_peft_loads_in_part_is_warned_of_and_fixed(tinkex, store, target):
     done = tinkex(f"checkpoint download {SEPARATE} --output {target}")
     assert done.stdout == f"Downloaded to {target}\n"
-    hint = f"Hint: To fix it: tinkex checkpoint verify {target} --fix-config\n"
+    hint = f"Hint: To add missing modules: tinkex checkpoint verify {target} --fix-config\n"
     assert done.stderr == f"Warning: {target}: {LACKS}\n{hint}"
     done = tinkex(f"checkpoint verify {target}")
     assert done.stderr == f"Warning: {target}: {LACKS}\n{hint}2 files verified.\n"

@@ -69,7 +69,7 @@ def test_every_kind_of_prompt(served, tmp_path):
     assert [len(line["sequences"]) for line in (first, second, third)] == [1, 1, 2]
     assert second["sequences"][0]["token_count"] == 1
     assert set(first["sequences"][0]) == {"text", "stop_reason", "avg_logprob", "token_count"}
-    assert "3 of 3 rows sampled" in done.stderr
+    assert "3 of 3 rows completed" in done.stderr
     assert "Results written to out.jsonl" in done.stderr
     assert done.stdout == ""
 
@@ -105,7 +105,7 @@ def test_rows_that_fail_are_in_a_file_of_failures_and_retried(served, tmp_path):
     assert "To resume:\n  tinkex run batch in.jsonl" in done.stderr
 
     done = served(f"{line} --resume", cwd=tmp_path, code=1)
-    assert "0 of 3 rows sampled" in done.stderr
+    assert "0 of 3 rows completed" in done.stderr
     assert "1 failed, 2 already done" in done.stderr
     assert len(lines(tmp_path / "out.failed.jsonl")) == 1
 
@@ -191,7 +191,7 @@ def test_killed_at_any_moment_a_run_resumes_without_loss_or_repetition(tmp_path)
         done = program(f"{TO_FILE} --resume", cwd=tmp_path)
 
     assert f"{len(before)} already done" in done.stderr
-    assert f"{600 - len(before)} of 600 rows sampled" in done.stderr
+    assert f"{600 - len(before)} of 600 rows completed" in done.stderr
     assert sorted(indexes(out)) == list(range(600))
     assert out.read_text().splitlines()[: len(before)] == before
 

@@ -236,7 +236,7 @@ def test_an_answer_in_a_pipe_is_never_read(served, run, client):
 
 def test_help_and_the_page_on_moving_over_say_what_a_pipe_does(tinkex):
     help = tinkex("checkpoint delete --help").stdout
-    assert "\nDelete checkpoints. Without a terminal, paths do not require confirmation.\n" in help
+    assert "\nDelete checkpoints. Without a terminal, only filters require confirmation.\n" in help
     page = (ROOT / "doc" / "source" / "howto" / "move-over.rst").read_text()
     for text in (help, page.partition("list-table")[0]):
         assert "echo n | tinkex checkpoint delete PATH" in text

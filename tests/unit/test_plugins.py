@@ -275,7 +275,7 @@ def test_a_hook_whose_option_clashes_is_left_out_as_a_whole(fake_plugins, option
         done = invoke(words)
         assert (done.exit_code, "--first" in done.stdout) == (0, False), done.stderr
         assert done.stderr.startswith("Warning: the hook 'h' of plugin p-hook 1.0 failed (")
-        assert done.stderr.endswith("); running without it\n")
+        assert done.stderr.endswith("); running without this hook\n")
         assert done.stderr.count("\n") == 1
 
 

@@ -182,8 +182,8 @@ class Places(Hook):
         ),
         ("profiles greet = profile", "unknown settings: http_pol"),
         ("hooks.run_list h = Fails", "ZeroDivisionError: division by zero"),
-        ("hooks.run_list h = Insists", "options that can be omitted, not --so"),
-        ("hooks.run_list h = Places", "options that can be omitted, not place"),
+        ("hooks.run_list h = Insists", "required options or positional arguments: --so"),
+        ("hooks.run_list h = Places", "required options or positional arguments: place"),
         ("hooks.run_list h = Hook", "argument --limit: conflicting option string: --limit"),
         (
             "hooks.run_lst h = Hook",

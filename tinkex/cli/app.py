@@ -65,7 +65,7 @@ class TinkexApp(cliff.app.App):
         stderr: TextIO | None = None,
     ) -> None:
         super().__init__(
-            "Save, list, inspect, publish, download, clean up and sample checkpoints "
+            "Save, list, inspect, publish, download, clean up and sample from checkpoints "
             "on the Tinker API and compatible servers.",
             __version__,
             CommandManager(),

@@ -284,4 +284,4 @@ def _add_options(hook: Any, parser: argparse.ArgumentParser) -> None:
     for action in parser._actions[before:]:
         if action.required or not action.option_strings:
             name = "/".join(action.option_strings) or action.metavar or action.dest
-            raise ValueError(f"a hook may add only options that can be omitted, not {name}")
+            raise ValueError(f"a hook cannot add required options or positional arguments: {name}")

@@ -39,11 +39,11 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
     exceptions.TargetExists: "Add --force to replace it, or choose another path with --output.",
     exceptions.TargetInUse: "Wait until it finishes, or choose another path with --output.",
     exceptions.SharedName: "To continue anyway, add --force. "
-    "Either or both checkpoints may be changed or lost.",
+    "One or both checkpoints may be changed or lost.",
     exceptions.TokenizerError: "Specify another tokenizer, or a local tokenizer directory, "
     "with --tokenizer.",
     exceptions.ChatTemplateError: "Base models have no chat template. Use --tokenizer to specify a "
-    "chat model from the same family, or sample text instead of messages.",
+    "chat model from the same family, or use text instead of messages.",
     LocalError: "Check the path, its permissions and the free disk space.",
     exceptions.Unreachable: "Check the base URL: tinkex config show.",
     exceptions.TLSError: "Check the base URL: tinkex config show.",
@@ -53,7 +53,7 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
     exceptions.Redirected: lambda error: (
         f"Set --base-url to {error.location} to use that server."
         if error.location
-        else "For a login page, add the headers that it requires to 'headers' in the profile."
+        else "If that is a login page, add the required headers to 'headers' in the profile."
     ),
     exceptions.BadRequest: _hint_for_resource,
     exceptions.Unauthorized: _hint_for_key,
@@ -189,9 +189,9 @@ def hint_for(error: TinkexError) -> str | None:
         return error.hint
     if is_unloaded(error):
         return (
-            "The server has unloaded this run. Save a new checkpoint from its training state, and "
-            "sample the new checkpoint immediately: tinkex checkpoint "
-            "--model-path tinker://RUN/weights/NAME --output again.json"
+            "The server has unloaded this run. Save a new checkpoint from its training state with "
+            "'tinkex checkpoint --model-path tinker://RUN/weights/NAME --output again.json', then "
+            "sample from the new checkpoint immediately."
         )
     if type(error) is LocalError and (hint := _hint_by_errno(error.__cause__)):
         return hint
@@ -337,7 +337,7 @@ def unknown_command(
         hint = f"Subcommands of '{words[0]}': " + ", ".join(below) + "."
         if option := text_option(words[0], ()):
             text = as_argument([*words[1:], *rest])
-            hint += f" To sample a prompt: tinkex {words[0]} --base-model MODEL {option} {text}"
+            hint += f" To send a prompt: tinkex {words[0]} --base-model MODEL {option} {text}"
     return UsageError(f"'{typed}' is not a tinkex command.", hint=hint, whole_line=True)
 
 

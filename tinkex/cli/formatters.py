@@ -98,8 +98,8 @@ class TableFormatter(base.ListFormatter, base.SingleFormatter):
             metavar="<integer>",
             default=_whole_number("CLIFF_MAX_TERM_WIDTH"),
             type=int,
-            help="maximum table width; wider tables hide columns and wrap text (default: 0, the "
-            "terminal width without wrapping text) [CLIFF_MAX_TERM_WIDTH]",
+            help="maximum table width; in wider tables, columns are hidden and text is wrapped "
+            "(default: 0, the terminal width without wrapping text) [CLIFF_MAX_TERM_WIDTH]",
         )
         group.add_argument(
             "--fit-width",

@@ -138,7 +138,7 @@ def parse(text: str) -> Line:
 
 def _target(text: str, operator: Token, name: Token | None) -> str:
     if re.search(r"(^|\s)\d+\Z", text[: operator.start]):
-        hint = "To save the log, use --log-file. After an argument, put a space before '>'."
+        hint = "To save the log, use --log-file. After a numeric argument, put a space before '>'."
         raise _unreadable("only standard output can be redirected", text, hint)
     if name and name.quote:
         raise _unreadable("missing closing quote", text, _QUOTES[name.quote])

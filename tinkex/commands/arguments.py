@@ -389,7 +389,7 @@ def add_unload(parser: argparse.ArgumentParser) -> None:
         "--unload",
         action="store_true",
         help="unload the new training run afterwards, to free a slot on a server that limits "
-        "training runs; after that, SkyRL cannot sample from the run, and TuFT deletes it",
+        "the number of runs; SkyRL then cannot sample from the run, and TuFT deletes it",
     )
 
 

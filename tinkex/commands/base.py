@@ -194,7 +194,7 @@ class _Bound(cliff.command.Command):
         """Return the parser with hooks applied; print one line for each bad hook."""
         parser, self._hooks, faults = parser_with_hooks(self, prog_name)
         for error in faults.values():
-            self.app.warn(f"{error}; running without it")
+            self.app.warn(f"{error}; running without this hook")
         return parser
 
 

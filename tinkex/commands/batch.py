@@ -433,7 +433,7 @@ class _Batch:
         summary.seconds = round(time.monotonic() - self._began, 3)
         summary.retries = self.sampling.backpressure.refusals + self.sampling.resubmissions
         say(
-            f"{summary.completed} of {summary.rows} rows sampled in {summary.seconds:.1f} s: "
+            f"{summary.completed} of {summary.rows} rows completed in {summary.seconds:.1f} s: "
             f"{summary.tokens} tokens ({summary.tokens / max(summary.seconds, 0.001):.0f}/s), "
             f"{summary.retries} retries, {summary.failed} failed"
             + (f", {summary.skipped} already done." if summary.skipped else ".")
@@ -461,7 +461,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="<path>",
         type=lambda text: None if text == "-" else text,
-        help="results file, required with --resume or --force (default, or -: standard output)",
+        help="results file (default, or -: standard output); --resume and --force require a file",
     )
     parser.add_argument("--resume", action="store_true", help="resume an interrupted batch")
     parser.add_argument("--force", action="store_true", help="replace an existing file")

@@ -146,7 +146,7 @@ class PromptSource:
             invalid = error
         if invalid or digest.hexdigest() != self.digest:
             raise PromptsChanged(
-                f"{self._name} changed while it was being sampled",
+                f"{self._name} changed while it was being read",
                 hint="The results may come from both versions. Start over with a copy that "
                 "does not change.",
             ) from invalid

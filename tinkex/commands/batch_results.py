@@ -96,7 +96,7 @@ class ResultsFile:
         if not resume:
             raise UsageError(
                 f"{self.name} already exists",
-                hint="Add --resume to sample the remaining prompts, or --force to start over.",
+                hint="Add --resume to process the remaining prompts, or --force to start over.",
             )
         try:
             before = dict(json.loads(self._record_path.read_bytes())["made_by"])
@@ -113,8 +113,7 @@ class ResultsFile:
                 raise UsageError(
                     f"{self.name} was created with "
                     + ("different prompts" if name == "prompts" else made_with),
-                    hint="Use the prompts and options of the first run, or start over with "
-                    "--force.",
+                    hint="Use the original prompts and options, or start over with --force.",
                 )
 
     def open(self, *, resume: bool) -> None:
@@ -184,7 +183,7 @@ class ResultsFile:
             how = "moved or removed" if moved else "changed by another program"
             raise ResultsMoved(
                 f"{self.name} was {how} during the batch",
-                hint="Restore the file before you resume. Otherwise, all rows are sampled again.",
+                hint="Restore the file before you resume, so that no rows are processed again.",
             )
 
     def write_failed(self, record: Mapping[str, Any]) -> None:

@@ -107,7 +107,7 @@ class UsageBilling(_CsvLister):
             "--by",
             choices=_DIMENSIONS,
             default="day",
-            help="dimension to aggregate by; 'event' shows each usage event by itself "
+            help="dimension to aggregate by; 'event' shows each usage event separately "
             "(default: day)",
         )
         parser.add_argument(

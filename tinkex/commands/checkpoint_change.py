@@ -65,8 +65,8 @@ class BulkChange(Lister):
         parser.add_argument(
             "--force",
             action="store_true",
-            help="change a checkpoint even if the server cannot distinguish it from another kind "
-            "of checkpoint with the same name; either or both may be changed",
+            help="change a checkpoint even if the server cannot distinguish it from a "
+            "checkpoint of another kind with the same name; one or both may be changed",
         )
 
     def select(self, parsed_args: argparse.Namespace) -> dict[str, Checkpoint]:

@@ -64,7 +64,7 @@ class _Deletion(BulkChange):
 class DeleteCheckpoint(_Deletion):
     """Delete checkpoints, with confirmation on a terminal."""
 
-    _description = "Delete checkpoints. Without a terminal, paths do not require confirmation."
+    _description = "Delete checkpoints. Without a terminal, only filters require confirmation."
     column_names = ("tinker_path", "deleted", "error")
     notes = (
         "'echo n | tinkex checkpoint delete PATH' deletes the checkpoint, because tinkex reads\n"

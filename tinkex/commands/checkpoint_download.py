@@ -44,7 +44,7 @@ def _warn(
             groups[mismatch].append(str(directory))
     for mismatch, directories in groups.items():
         command.app.warn(f"{a_few(directories, 1)}: {mismatch}")
-        hint = f"To fix it: tinkex checkpoint verify {shlex.join(roots)} --fix-config"
+        hint = f"To add missing modules: tinkex checkpoint verify {shlex.join(roots)} --fix-config"
         if not mismatch.is_fixable:
             where = shlex.quote(directories[0])
             hint = (

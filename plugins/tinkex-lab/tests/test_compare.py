@@ -91,8 +91,8 @@ def test_the_results_of_each_model_can_be_graded_and_resumed(compare):
     assert "--resume" in refused.stderr
     assert resumed.stdout == first
     assert sorted(other.read_text().splitlines(keepends=True)) == sorted(lines)
-    assert "0 of 2 rows sampled" in compare("--output", "out", "--resume").stderr
-    assert "2 of 2 rows sampled" in compare("--output", "out", "--force").stderr
+    assert "0 of 2 rows completed" in compare("--output", "out", "--resume").stderr
+    assert "2 of 2 rows completed" in compare("--output", "out", "--force").stderr
     graded = invoke(["grade", "out/other.jsonl", "--check", "regex:.", "--json"])
     assert graded.rows[0]["samples"] == 3
 

@@ -263,7 +263,7 @@ def test_prompts_that_change_after_the_check(tmp_path, opened, later):
     assert [row.prompt for row in rows] == ["a", "b"]
     path.write_text(later)
     found = []
-    with pytest.raises(PromptsChanged, match="changed while it was being sampled"):
+    with pytest.raises(PromptsChanged, match="changed while it was being read"):
         found.extend(row.index for row in rows)
     assert found in ([], [0], [0, 1])  # never more than were counted
     with pytest.raises(PromptsChanged):

@@ -82,7 +82,7 @@ class AdapterMismatch:
             return f"PEFT ignores tensors whose names it does not know: {_shown(self.unknown)}"
         return (
             f"target_modules in {ADAPTER_CONFIG} lacks {_shown(self.unlisted)}, "
-            "so PEFT may ignore their tensors"
+            "so PEFT may ignore the corresponding tensors"
         )
 
 

@@ -96,7 +96,7 @@ def relative_names(names: Iterable[str]) -> dict[Path, str]:
     found.sort()
     for (first, _), (second, name) in pairwise(found):
         if second[: len(first)] == first:
-            raise InvalidResponse(f"the download contains {name[:200]!r} twice")
+            raise InvalidResponse(f"the download contains conflicting names: {name[:200]!r}")
     return {Path(*parts): name for parts, name in found}
 
 
@@ -202,7 +202,7 @@ def _members(tar: tarfile.TarFile, source: _Source) -> Iterator[tarfile.TarInfo]
         number += 1
         check_number(number)
         if len(tar.pax_headers) > _MAX_GLOBAL:
-            raise InvalidResponse("the archive contains headers that are too large")
+            raise InvalidResponse("the archive contains too many global headers")
         cast(Any, tar).members.clear()  # tarfile keeps every member's headers
         source.budget = None
         yield member
@@ -245,4 +245,6 @@ def _once(member: tarfile.TarInfo) -> Iterator[None]:
     try:
         yield
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise InvalidResponse(f"the archive contains {member.name[:200]!r} twice") from error
+        raise InvalidResponse(
+            f"the archive has conflicting names: {member.name[:200]!r}"
+        ) from error

@@ -151,5 +151,5 @@ def local_directory(transport: Transport, url: str) -> Path:
     raise LocalError(
         f"the checkpoint is in a directory on the server's own machine: {source}",
         hint=f"If the directory contains {config.name}, run the download on that machine with a "
-        "base URL of 127.0.0.1.",
+        "base URL that points to 127.0.0.1.",
     )

@@ -318,7 +318,7 @@ class SignedURLs:
         data = self._transport.call(request, deadline).object()
         urls = schema.mapping(data.get("urls"), "urls")
         if not all(isinstance(url, str) for url in urls.values()):
-            schema.refuse("no URLs in 'urls'")
+            schema.refuse("'urls' contains a value that is not a string")
         self._urls, self._expiry = dict(urls), _expiry(data)
         if not self._keep:  # a copy must live longer than its URLs
             body = {"ttl_seconds": _COPY_TTL}

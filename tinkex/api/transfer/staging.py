@@ -272,7 +272,7 @@ class StagingDirectory:
         free = found.f_bavail * found.f_frsize
         if size > free:
             raise LocalError(
-                f"not enough disk space for {self.target}: {size >> 20} MiB more are needed, "
+                f"not enough disk space for {self.target}: {size >> 20} MiB are still needed, "
                 f"but only {free >> 20} MiB are free"
             )
 
@@ -473,7 +473,7 @@ def _check_content(root: Directory, where: Path, *, is_known: bool) -> None:
             raise _refused(where, f"it contains files of unknown origin, such as {relative}")
         is_file = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
         if not (is_file or stat.S_ISDIR(found.st_mode)):
-            raise _refused(where, f"it contains a link: {relative}")
+            raise _refused(where, f"it contains a link or special file: {relative}")
         if found.st_uid != os.geteuid():
             raise _refused(where, f"it contains a file owned by another user: {relative}")
 

@@ -116,7 +116,7 @@ def open_signed(transport: Transport, url: str, span: Span = WHOLE) -> Iterator[
             hops += 1
         else:
             _wait_or_raise(refusal, retrying, deadline)
-    raise InvalidResponse(f"{errors.host_of(url)} redirects in a loop")
+    raise InvalidResponse(f"too many redirects, the last to {errors.host_of(url)}")
 
 
 def _refuse_unsafe(url: str, base_url: str) -> None:
@@ -205,7 +205,7 @@ def _count(text: str) -> int | None:
 def _content_range(text: str) -> tuple[int, int | None]:
     match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", text, re.ASCII)
     if match is None:
-        raise InvalidResponse("the storage server sent part of the file without a byte range")
+        raise InvalidResponse("the storage server sent part of a file without a valid byte range")
     return int(match[1]), _count(match[3])
 
 

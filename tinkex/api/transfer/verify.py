@@ -145,9 +145,7 @@ def _check(path: str, file: Path, known: ManifestFile) -> VerifiedFile:
     except OSError as error:
         reason = f"cannot be read: {(error.strerror or '').lower()}"
         return VerifiedFile(path, file, None, "changed", reason)
-    doubt = (
-        None if known.sha256 else "only the size was checked, because the manifest has no SHA-256"
-    )
+    doubt = None if known.sha256 else "only the size was checked: the manifest has no SHA-256 hash"
     return VerifiedFile(path, file, size, "ok", doubt)
 
 

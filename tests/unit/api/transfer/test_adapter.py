@@ -37,7 +37,7 @@ def test_modules_that_peft_would_ignore_are_named(modules, modules_listed, unlis
     assert found.modules == tuple(sorted(module.rpartition(".")[2] for module in modules))
     assert str(found) == (
         f"target_modules in adapter_config.json lacks {', '.join(unlisted)}, "
-        "so PEFT may ignore their tensors"
+        "so PEFT may ignore the corresponding tensors"
     )
 
 

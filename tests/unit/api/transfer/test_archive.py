@@ -124,10 +124,12 @@ REFUSED = {
         *(tar({**ONE, name: b"x"}) for name in ("../out", "/tmp/out", "b/../../out", "b\\c")),
         tar(ONE, member("tinkex.lock.json", tarfile.DIRTYPE)),
     ],
-    "twice": [tar({**ONE, name: b"x"}) for name in ("a/x", "./a")],
+    "conflicting names": [tar({**ONE, name: b"x"}) for name in ("a/x", "./a")],
     "too large": [
         with_pax(b"20 comment=xxxxxxxx\n" * 5000) + WHOLE,
         member("p", tarfile.GNUTYPE_LONGNAME).tobuf() * 100 + WHOLE,  # each is read in another
+    ],
+    "too many global headers": [
         with_pax(b"".join(b"8 k%d=\n" % n for n in range(100, 201)), tarfile.XGLTYPE) + WHOLE,
     ],
     "number out of range": [with_pax(b"1" * 10_000) + WHOLE],
@@ -266,7 +268,7 @@ def test_space_is_checked_first(body, free, server, client, target, monkeypatch)
     monkeypatch.setattr(os, "statvfs", lambda handle: found)
     offer(server, body, at=AT)
     with pytest.raises(
-        LocalError, match=r"not enough disk space for .* more are needed, but .* free"
+        LocalError, match=r"not enough disk space for .* are still needed, but .* free"
     ):
         client.checkpoints.download(SAMPLER, target)
     assert not target.exists()
