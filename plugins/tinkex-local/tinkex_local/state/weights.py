@@ -160,7 +160,7 @@ def load(service: Service, body: bodies.LoadWeights) -> dict[str, Any]:
     path = paths.parse(body.path)
     if path.kind != paths.TRAINING:
         raise bad_request(
-            f"{path} is not a training checkpoint; only …/{paths.TRAINING}/… can be loaded"
+            f"{path} is not a training checkpoint; only …/{paths.TRAINING}/… paths can be loaded"
         )
     if body.model_id is not None and body.session_id is None and body.model_seq_id is None:
         return _load_into(service, body, path)
