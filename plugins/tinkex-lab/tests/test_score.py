@@ -282,7 +282,11 @@ SAMPLE = {"sequences": [{"tokens": [1], "logprobs": [-1.0], "stop_reason": "leng
     ("status", "answer", "message"),
     [
         (200, SAMPLE, "this server does not return prompt logprobs"),
-        (200, SAMPLE | {"prompt_logprobs": [None, -1.0]}, "2 prompt logprobs for"),
+        (
+            200,
+            SAMPLE | {"prompt_logprobs": [None, -1.0]},
+            "prompt logprobs for 2 tokens instead of",
+        ),
         (200, SAMPLE | {"prompt_logprobs": "x"}, "prompt_logprobs"),
         (401, {"detail": "no"}, "no (HTTP 401)"),
     ],

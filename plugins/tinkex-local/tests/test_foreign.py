@@ -140,7 +140,7 @@ def test_half_precision_of_both_kinds_is_converted(client, made):
     [
         ({"r": 0}, "r is not a whole number"),
         ({"r": True}, "r is not a whole number"),
-        ({"r": 3}, r"has the shape \[2, 192\]; the model and r require \[3, 192\]"),
+        ({"r": 3}, r"has the shape \[2, 192\]; the model and the rank require \[3, 192\]"),
         ({"lora_alpha": None}, "lora_alpha is not a number"),
         ({"lora_alpha": 1e300}, "lora_alpha is not a number"),
         ({"peft_type": "IA3"}, "unsupported peft_type: IA3"),
@@ -248,7 +248,7 @@ def test_the_command_prints_the_path_of_the_checkpoint(home_of_commands, made, c
             "cannot add /nowhere: /nowhere has no adapter_config.json",
             "directory that",
         ),
-        (["CUT"], "adapter_model.safetensors is truncated, or not a", "Download or copy the"),
+        (["CUT"], "adapter_model.safetensors is not a valid", "Download or copy the"),
         (["DIR", "--base-model", "x"], "unknown base model 'x'", "'tinkex local model add'"),
         (["DIR", "--name", "a/b"], "a name must consist of 1 to 200 letters", "tinkex help local"),
     ],

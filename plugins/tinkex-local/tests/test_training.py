@@ -553,7 +553,7 @@ def test_training_that_ended_with_its_process_is_reported(client, opened, run, s
     pending = submit(4)
     client.app.close()
     other = opened(engines=[BigramEngine()])
-    why = f"the unsaved training is lost; the last checkpoint is {path}"
+    why = f"the unsaved training progress is lost; the last checkpoint is {path}"
     assert why in other.retrieve(pending)["error"]
     for call, body in (
         ("forward_backward", loss_body(run, 5)),

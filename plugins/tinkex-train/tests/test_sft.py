@@ -143,7 +143,7 @@ def test_an_interrupted_run_resumes_as_if_it_had_not_been(save_every, sft, monke
     assert [row[LOSSES] for row in rows("metrics.jsonl")] == pytest.approx(expected, rel=1e-6)
     assert resumed.rows["steps"] == 10
     again = sft.train(*options, "--resume", "-f", "json")
-    assert "Nothing to do: out is complete." in sft.train(*options, "--resume").stderr
+    assert "Nothing to do: the run in out is complete." in sft.train(*options, "--resume").stderr
     assert again.rows["state_path"] == resumed.rows["state_path"]
     assert again.rows[LOSSES] == resumed.rows[LOSSES]
 
@@ -346,13 +346,17 @@ def test_long_rows(sft):
         (["--output", "o", "--rank", "0"], "--rank", ""),
         (["--output", "o", "--learning-rate", "0"], "--learning-rate", ""),
         (["--output", "o", "--schedule", "warm"], "--schedule", ""),
-        (["--output", "o", "--input-format", "messages"], "line 1: a row with the layout", ""),
+        (
+            ["--output", "o", "--input-format", "messages"],
+            "line 1: a row in the 'messages' format",
+            "",
+        ),
         (["--output", "o", "--tokenizer", "./none"], "none", ""),
         (["--output", "linked"], "linked/metrics.jsonl is not a regular file", "--output"),
         (["--output", "used"], "used already contains a training run", "--resume"),
         (
             ["--output", "used", "--resume"],
-            "used/config.json is not a file of a training run",
+            "used/config.json is not a valid training run file",
             "",
         ),
     ],
@@ -424,7 +428,7 @@ def test_malformed_records_are_refused(line, sft):
     Path("out").mkdir()
     Path("out/checkpoints.jsonl").write_text(line + "\n")
 
-    refused(sft.train("--resume"), "out/checkpoints.jsonl is not a file of a training run")
+    refused(sft.train("--resume"), "out/checkpoints.jsonl is not a valid training run file")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to give a file to another user")

@@ -55,7 +55,7 @@ class SftTrain(ShowOne):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "data", metavar="<data>", help="file with rows, as JSONL or a JSON array"
+            "data", metavar="<data>", help="file of training data, as JSONL or a JSON array"
         )
         parser.add_argument("--base-model", metavar="<id>", help="base model to fine-tune")
         parser.add_argument(
@@ -207,7 +207,7 @@ class SftTrain(ShowOne):
             if last is None and log.is_used():
                 self.status(f"{log.name} has no checkpoint to resume from. Starting over.")
             if last and last.get("final"):
-                self.status(f"Nothing to do: {log.name} is complete.")
+                self.status(f"Nothing to do: the run in {log.name} is complete.")
                 return self._finished(job, log, last)
         step = last["epoch"] * job.plan.batches.per_epoch + last["batch"] if last else 0
         with ExitStack() as stack:
@@ -381,8 +381,8 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         "--max-length",
         metavar="<int>",
         type=integer(2),
-        help="maximum number of tokens per row; longer rows with 'text' are split, and all other "
-        "longer rows are truncated (default: the model's context length, if known)",
+        help="maximum number of tokens per row; longer 'text' rows are split, and other longer "
+        "rows are truncated (default: the model's context length, if known)",
     )
     parser.add_argument(
         "--tokenizer",

@@ -209,7 +209,7 @@ class RunDirectory:
 
     def _malformed(self, name: str) -> LocalError:
         return LocalError(
-            f"{self.path / name} is not a file of a training run",
+            f"{self.path / name} is not a valid training run file",
             hint="Choose another directory with --output.",
         )
 

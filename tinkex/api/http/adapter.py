@@ -268,7 +268,7 @@ class _Response(http.client.HTTPResponse):
             super().begin()
         coding = self.headers.get("Transfer-Encoding", "identity").strip().lower()
         if coding not in ("chunked", "identity"):
-            raise InvalidResponse(f"the server uses the unexpected transfer coding {coding!r}")
+            raise InvalidResponse(f"the server sent an unsupported transfer coding: {coding!r}")
         if coding == "chunked" and not self.chunked:  # http.client does not strip spaces
             self.chunked, self.chunk_left, self.length = True, cast(Any, None), None
 
@@ -365,7 +365,7 @@ def _proxy_error(causes: list[BaseException], host: str, proxy: str) -> TinkexEr
     if error := errors.tls_error(causes, f"the HTTP proxy {_public(proxy)}"):
         return error
     unknown = any(isinstance(c, urllib3.exceptions.NameResolutionError) for c in causes)
-    why = ": cannot resolve its host name" if unknown else errors.because(causes)
+    why = ": cannot resolve the proxy's host name" if unknown else errors.because(causes)
     message = f"the HTTP proxy {_public(proxy)} for {host} failed{why}"
     unsent = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
     is_unsent = any(isinstance(cause, unsent) for cause in causes)
@@ -419,7 +419,7 @@ def _urllib3_error(causes: list[BaseException], host: str) -> TinkexError | None
         if isinstance(cause, http.client.IncompleteRead):  # or urllib3's subclass
             return ConnectionFailed(f"the connection to {host} was closed during a response")
         if isinstance(cause, urllib3.exceptions.InvalidHeader):
-            return InvalidResponse(f"{host} sent contradictory content lengths")
+            return InvalidResponse(f"{host} sent conflicting Content-Length values")
         if isinstance(cause, urllib3.exceptions.DecodeError):
             return InvalidResponse(f"{host} sent a response that cannot be decompressed")
     return None

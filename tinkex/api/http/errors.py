@@ -21,8 +21,8 @@ from tinkex.exceptions import (
 from tinkex.files import limit_error
 
 CA_HINT = (
-    "If a proxy or a private authority signed the certificate, set REQUESTS_CA_BUNDLE, or "
-    "ca_bundle of the HTTP pool, to its CA certificate."
+    "If a private CA, such as a proxy's, signed the certificate, set REQUESTS_CA_BUNDLE, or "
+    "ca_bundle of the HTTP pool, to the CA's certificate."
 )
 
 

@@ -39,11 +39,9 @@ Status = Literal["ok", "warning", "fail", "skipped", "absent"]
 
 #: Maximum clock difference in seconds that does not invalidate signatures.
 _SKEW = 300
-_INSECURE_HINT = "Omit the option 'insecure', or remove it from the HTTP pool."
+_INSECURE_HINT = "Omit --insecure, or remove 'insecure' from the HTTP pool."
 _RETRY_HINT = "Try again later. If the problem persists, contact the service operator."
-_CLOCK_HINT = (
-    "Correct this machine's clock (timedatectl set-ntp true), because signatures depend on it."
-)
+_CLOCK_HINT = "Correct this machine's clock, for example: timedatectl set-ntp true"
 
 
 @dataclass(frozen=True)
@@ -231,7 +229,7 @@ class Prober:
         """Return why this process does not resolve the host, or ``None`` if it does."""
         driver = self._settings.pool_driver
         if driver not in (pools.DEFAULT_DRIVER, plugins.preferred_pool(self._settings)):
-            return f"the HTTP pool {self._settings.http_pool} sends the requests"
+            return f"the HTTP pool {self._settings.http_pool} makes the connection"
         return (
             "the proxy resolves the host name"
             if adapter.proxy_for(self._settings.base_url)

@@ -107,7 +107,7 @@ def optional_number(data: Json, name: str) -> float | None:
         return None
     if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _TOO_LARGE:
         return float(value)
-    refuse(f"{name!r} is not a number")
+    refuse(f"{name!r} is not a valid number")
 
 
 def optional_bool(data: Json, name: str) -> bool | None:
@@ -135,7 +135,7 @@ def optional_time(data: Json, name: str) -> datetime | None:
         if moment.tzinfo is not UTC:
             moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError, OSError):  # outside of the years 1 to 9999, or not a number
-        refuse(f"{name!r} is not a time")
+        refuse(f"{name!r} is not a valid time")
     return None if moment.year == 1970 else moment
 
 

@@ -302,7 +302,9 @@ class Transport:
         url = join_url(self.base_url, location)
         why = "but tinkex does not send the API key there"
         if same_origin(url, self.base_url):
-            why = f"but tinkex follows redirects only for GET requests (HTTP {response.status})"
+            why = (
+                f"but tinkex follows such redirects only for GET requests (HTTP {response.status})"
+            )
         base, api, _ = url.partition("/api/v1/")
         return Redirected(f"{host} redirects to {url}, {why}", location=base if api else "")
 

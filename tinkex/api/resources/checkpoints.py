@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 #: Minimum and maximum seconds until a checkpoint expires: an hour and ten years.
 TTL_LIMITS = (3600, 10 * 365 * 86400)
-NOT_OFFERED = "This server has no list across all runs, so tinkex queried each run."
+NOT_OFFERED = "This server has no checkpoint list across all runs, so tinkex queried each run."
 INCOMPLETE = (
     "This server's list across all runs has no sampler checkpoints, so tinkex queried each run."
 )
@@ -158,7 +158,8 @@ class Checkpoints:
         skipped = {c.tinker_path for c in found if not c.is_known} - self._skipped
         self._skipped |= skipped
         if skipped:
-            note = f"Skipped because the kind, type or time is unknown: {a_few(sorted(skipped))}."
+            names = a_few(sorted(skipped))
+            note = f"Skipped checkpoints whose kind, type or time is unknown: {names}."
             self._transport.deadline("the checkpoints").report(note=note)
         return [checkpoint for checkpoint in found if checkpoint.is_known]
 

@@ -309,7 +309,8 @@ def _check(tokens: Sequence[int], num_samples: int) -> None:
     if not tokens:
         raise UsageError("the prompt is empty")
     if not are_token_ids(tokens):
-        raise UsageError(f"the prompt contains an invalid token id: {why_not_token_ids(tokens)}")
+        why = why_not_token_ids(tokens)
+        raise UsageError(f"the prompt must be a list of token ids, but {why}")
 
 
 def encode_prompt(
@@ -335,7 +336,7 @@ def _resubmission_reason(error: TinkexError) -> str | None:
     if isinstance(error, NotFound) and error.status == 410:
         return "the service lost the request"
     if isinstance(error, OperationFailed) and error.category == "server":
-        return "the service failed to compute the sample"
+        return "the service failed to generate the sample"
     if isinstance(error, ServerError):
         return f"HTTP {error.status}"
     return None

@@ -150,8 +150,8 @@ def parse_row(
     kinds = [layout] if layout else [kind for kind, names in _NEEDED.items() if names[0] in row]
     if len(kinds) > 1:
         raise UsageError(
-            f"the row matches several layouts: {' and '.join(kinds)}",
-            hint="Keep the members of only one layout in each row.",
+            f"the row matches several formats: {' and '.join(kinds)}",
+            hint="Keep the members of only one format in each row.",
         )
     if not kinds:
         names = ", ".join(repr(names[0]) for names in _NEEDED.values())
@@ -161,7 +161,7 @@ def parse_row(
     (kind,) = kinds
     missing = [name for name in _NEEDED[kind] if name not in row]
     if missing:
-        raise UsageError(f"a row with the layout {kind!r} must have {missing[0]!r}")
+        raise UsageError(f"a row in the {kind!r} format must have {missing[0]!r}")
     if kind == "text":
         return Text(_text(row, "text"))
     if kind == "alpaca":

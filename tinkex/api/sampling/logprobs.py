@@ -97,4 +97,4 @@ def _check_length(found: tuple[Any, ...] | None, size: int, member: str) -> None
     if found is None or (size and not found):
         raise unavailable(member)
     if len(found) != size:
-        schema.refuse(f"{len(found)} {_NAMES[member]} for {size} tokens")
+        schema.refuse(f"{_NAMES[member]} for {len(found)} tokens instead of {size}")

@@ -460,4 +460,4 @@ def _hub_error(error: Exception, repository: Repository) -> TokenizerError:
         error, hub.LocalEntryNotFoundError
     ):
         return TokenizerError(f"{repository.name} on {host} has no {FILE}")
-    return TokenizerError(f"it is not in the cache, and tinkex cannot reach {host}")
+    return TokenizerError(f"it is not in the cache, and the download from {host} failed")

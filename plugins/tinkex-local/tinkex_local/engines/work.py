@@ -84,8 +84,8 @@ class Worker:
             result = yield from engine.sample(model, spec, directory)
         else:
             raise OperationError(
-                f"The engine {engine.name} cannot apply this checkpoint's adapter; '{INSTALL}' "
-                "adds an engine that can, for models with model.safetensors"
+                f"The engine {engine.name} cannot apply this checkpoint's adapter; for a model "
+                f"with model.safetensors, '{INSTALL}' adds an engine that can"
             )
         return Outcome(lambda: {"type": "sample", **asdict(result)})
 

@@ -41,7 +41,7 @@ _FACTOR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.
 #: Tinker's names of the output layer.
 _OUTPUT = ("unembed_tokens", "model.unembed_tokens", "model.lm_head")
 _PLAIN = "Use a plain LoRA adapter with the same rank for all modules."
-_OTHER_MODEL = "Specify the model that the adapter was trained for with --base-model."
+_OTHER_MODEL = "Use --base-model to specify the model that the adapter was trained for."
 _DAMAGED = "Download or copy the adapter again."
 _LARGEST_RANK, _LARGEST_ALPHA = 1024, 1e6
 
@@ -122,7 +122,8 @@ def _read(directory: Path, name: str) -> bytes:
                 raise ForeignError(f"{path} is not a regular file")
             if found.st_size > LARGEST:
                 limit = f"{LARGEST // 1024**3} GiB"
-                raise ForeignError(f"{path} is larger than {limit}", f"Use a file below {limit}.")
+                hint = f"Use a file of at most {limit}."
+                raise ForeignError(f"{path} is larger than {limit}", hint)
             return file.read()
     except FileNotFoundError as error:
         raise ForeignError(f"{directory} has no {name}") from error
@@ -146,7 +147,8 @@ def _read_config(directory: Path) -> dict[str, Any]:
     if type(rank) is not int or not 0 < rank <= _LARGEST_RANK:
         raise ForeignError(f"{path}: r is not a whole number from 1 to {_LARGEST_RANK}", _PLAIN)
     if type(alpha) not in (int, float) or not abs(alpha or 0) < _LARGEST_ALPHA:
-        raise ForeignError(f"{path}: lora_alpha is not a number below {_LARGEST_ALPHA:g}", _PLAIN)
+        limits = f"-{_LARGEST_ALPHA:g} and {_LARGEST_ALPHA:g}"
+        raise ForeignError(f"{path}: lora_alpha is not a number between {limits}", _PLAIN)
     return config
 
 
@@ -164,7 +166,7 @@ def read_tensors(directory: Path) -> Tensors:
     try:
         found: list[tuple[str, dict[str, Any]]] = deserialize(raw)  # type: ignore[no-untyped-call]
     except (SafetensorError, ValueError) as error:
-        what = f"{directory / TENSORS} is truncated, or not a safetensors file"
+        what = f"{directory / TENSORS} is not a valid safetensors file"
         raise ForeignError(what, _DAMAGED) from error
     tensors: Tensors = {}
     unknown = []
@@ -227,7 +229,7 @@ def _checked(given: Tensors, spec: AdapterSpec, facts: ModelFacts, factor: float
     for name, values in sorted(given.items()):  # safetensors returns them in random order
         if values.shape != expected[name]:
             raise ForeignError(
-                f"{name} has the shape {list(values.shape)}; the model and r require "
+                f"{name} has the shape {list(values.shape)}; the model and the rank require "
                 f"{list(expected[name])}",
                 _OTHER_MODEL,
             )

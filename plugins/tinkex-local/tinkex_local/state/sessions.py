@@ -187,7 +187,7 @@ def _status(row: sqlite3.Row, now: float) -> dict[str, Any] | None:
 
 def _summary(service: Service, row: sqlite3.Row, now: float) -> dict[str, Any]:
     held = service.store.row(_CHECKPOINTS, row["id"], now)
-    assert held is not None, "an aggregate has a row"
+    assert held is not None, "an aggregate query returns a row"
     return {
         "session_id": row["id"],
         "created_at": iso(row["created"]),

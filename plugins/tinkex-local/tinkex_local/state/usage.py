@@ -93,7 +93,7 @@ def storage(service: Service, project_id: str | None = None) -> dict[str, Any]:
         "WHERE listed AND (expires IS NULL OR expires > ?)",
         service.clock(),
     )
-    assert row is not None, "an aggregate has a row"
+    assert row is not None, "an aggregate query returns a row"
     entry = {
         "project_id": OWNER,
         "org_user_urn": OWNER,

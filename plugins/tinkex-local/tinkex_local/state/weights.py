@@ -160,7 +160,7 @@ def load(service: Service, body: bodies.LoadWeights) -> dict[str, Any]:
     path = paths.parse(body.path)
     if path.kind != paths.TRAINING:
         raise bad_request(
-            f"{path} is not a training checkpoint; only …/{paths.TRAINING}/… can be loaded"
+            f"{path} is not a training checkpoint; only …/{paths.TRAINING}/… paths can be loaded"
         )
     if body.model_id is not None and body.session_id is None and body.model_seq_id is None:
         return _load_into(service, body, path)
@@ -300,7 +300,7 @@ def _submit(service: Service, kind: str, body: bodies.Save | bodies.LoadWeights)
         if kind != "load_weights":  # it replaces what was lost
             row = runs.usable_here(service, model_id)
         if body.seq_id is None:
-            raise bad_request("seq_id is required for a model in training")
+            raise bad_request("seq_id is required for a model that is being trained")
         payload = {"body": msgspec.to_builtins(body)}
         request_id = operations.accept(service, kind, scope, body.seq_id, body, payload=payload)
         return answer | {"request_id": request_id}

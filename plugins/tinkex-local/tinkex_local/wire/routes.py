@@ -158,9 +158,7 @@ def _losses(
 ) -> Any:
     encoded = operations.arrays(service, request_id)
     if encoded is None:
-        raise Problem(
-            410, "The result of this request has expired; the service keeps it for one hour"
-        )
+        raise Problem(410, "The result of this request has expired; results are kept for one hour")
     if protobuf_wanted:
         return raw(encoded, protobuf.CONTENT_TYPE)
     outputs = protobuf.loss_fn_outputs(encoded)

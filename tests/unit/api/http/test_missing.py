@@ -30,8 +30,8 @@ def test_a_list_that_a_server_lacks_is_requested_once(home: Path):
         for _ in range(3):
             page = client.checkpoints.list()
             assert len(page) == 2
-            assert (
-                page.note == "This server has no list across all runs, so tinkex queried each run."
+            assert page.note == (
+                "This server has no checkpoint list across all runs, so tinkex queried each run."
             )
     assert asked(server, "GET", "checkpoints") == 1
     assert not (home / ".cache").exists()

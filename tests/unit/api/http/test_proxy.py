@@ -84,7 +84,7 @@ def test_a_proxy_that_does_not_reach_the_server_is_asked_again(
     ("setting", "error", "message"),
     [
         ("http://127.0.0.1:1", Unreachable, "the HTTP proxy http://127.0.0.1:1 for"),
-        ("nowhere.invalid:3128", Unreachable, "failed: cannot resolve its host name"),
+        ("nowhere.invalid:3128", Unreachable, "failed: cannot resolve the proxy's host name"),
         ("http://me:se#cret@127.0.0.1:1", SettingsError, "proxy URL: http://127.0.0.1:1"),
         ("ftp://proxy.test:1", SettingsError, "proxy URL: ftp://proxy.test:1"),
         ("proxy.test:99999", SettingsError, "proxy URL: proxy.test:99999"),

@@ -70,7 +70,7 @@ def test_without_a_list_of_the_account_each_run_is_listed(paged, server, client)
     page = client.checkpoints.list(limit=5, offset=2)
     assert names(page) == ["1-0", "1-1", "2-0", "2-1", "3-0"]
     assert page.total == 38
-    assert "no list across all runs" in page.note
+    assert "no checkpoint list across all runs" in page.note
     assert len(client.checkpoints.list(limit=None)) == 38
 
 

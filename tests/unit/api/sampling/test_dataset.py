@@ -108,7 +108,7 @@ def test_a_layout_that_is_given_decides():
         ('"x"', 'line 2: a row must be a JSON object, not "x"'),
         ({"txt": "a"}, r"must have one of 'messages', .* this row has only \[\"txt\"\]"),
         ({}, "must have one of"),
-        ({"text": "a", "instruction": "b", "output": "c"}, "several layouts: text and alpaca"),
+        ({"text": "a", "instruction": "b", "output": "c"}, "several formats: text and alpaca"),
         ({"prompt": "a"}, "'completion' must have 'completion'"),
         ({"instruction": "a"}, "'alpaca' must have 'output'"),
         ({"text": ""}, "'text' must be a non-empty string"),
@@ -132,7 +132,7 @@ def test_malformed_rows_are_refused_with_their_place(row, message):
     with pytest.raises(UsageError, match=message) as caught:
         read({"text": "a"}, row)
     assert str(caught.value).startswith("d.jsonl, line 2: ")
-    hint = "only one layout" if "layouts" in message else "a JSON object on a separate line"
+    hint = "only one format" if "formats" in message else "a JSON object on a separate line"
     assert hint in str(caught.value.hint)
 
 
