@@ -372,7 +372,8 @@ class Transport:
             if not same_origin(url, self.base_url):
                 return response
             prepared = prepared._replace(url=url)
-        raise InvalidResponse(f"{errors.host_of(prepared.url)} redirects in a loop")
+        host = errors.host_of(prepared.url)
+        raise InvalidResponse(f"too many redirects, the last to {host}")
 
     def _sent(
         self,
