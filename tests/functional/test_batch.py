@@ -211,7 +211,7 @@ def test_signals_end_it_and_it_says_how_to_resume(many, number, code, hold):
         stdout, stderr = process.communicate(timeout=60)  # it does not wait for samples on hold
         assert (process.returncode, stdout) == (code, "")
         assert number != signal.SIGINT or stderr.endswith("Batch interrupted.\n")
-        found = re.search(r"(\d+) results are in out.jsonl. To resume:\n  tinkex (.*)\n", stderr)
+        found = re.search(r"Results in out.jsonl: (\d+). To resume:\n  tinkex (.*)\n", stderr)
         reported, resume = found.groups()
         assert resume == f"{line} --resume"
         finished = indexes(out)
@@ -235,7 +235,7 @@ def test_an_output_moved_away_ends_the_run_which_can_be_resumed(many):
         assert (process.returncode, stdout) == (1, "")
         assert "out.jsonl was moved or removed during the batch" in stderr
         count = len(indexes(moved))
-        assert f"{count} results are in the original file. To resume:\n  tinkex run batch" in stderr
+        assert f"Results in the original file: {count}. To resume:\n  tinkex run batch" in stderr
         moved.rename(out)
         assert f"{count} already done" in program(f"{TO_FILE} --resume", cwd=many).stderr
     assert sorted(indexes(out)) == list(range(400))

@@ -114,7 +114,7 @@ def test_no_bulk_command_touches_an_odd_row(odd, tmp_path):
                 ["2\tnewest of its run and type", "1"],
                 ["2", "1"],
             )
-            assert "Skipped checkpoints whose kind, type or time is unknown: " in done.stderr
+            assert "Skipped checkpoints whose type or creation time is unknown: " in done.stderr
         done = tinkex(f"checkpoint sync r {tmp_path} -f json", code=1)
     assert names("\n".join(row["tinker_path"] for row in done.rows)) == ["2", "1"]
     assert not [seen for seen in service.seen if seen.startswith("DELETE")]

@@ -367,14 +367,15 @@ def _refuse_if_unused(settings: Settings, *, into_profile: bool) -> None:
         if os.environ.get(variable) and not (into_profile and precedes):
             raise UsageError(
                 f"{variable} is set and would be used instead of a stored key",
-                hint=f"First run: unset {variable}",
+                hint=f"Before you log in, run: unset {variable}",
             )
         origin = settings.origins.get(name, "")
         replaces = into_profile and name == "api_key"
         if origin.startswith(PROFILE_ORIGIN) and not replaces:
+            unset = f"tinkex --profile {settings.profile} config unset {name}"
             raise UsageError(
                 f"{origin} sets {name}, which would be used instead of a stored key",
-                hint=f"First run: tinkex --profile {settings.profile} config unset {name}",
+                hint=f"Before you log in, run: {unset}",
             )
 
 

@@ -446,10 +446,10 @@ class _Batch:
         if summary.failed:
             say(f"Failed rows: {file.failed_path}")
         if isinstance(end, PromptsChanged):  # --resume would reject them
-            say(f"{file.done} results are in {file.name}")
+            say(f"Results in {file.name}: {file.done}")
         elif end is not None or summary.failed:
             where = "the original file" if isinstance(end, ResultsMoved) else file.name
-            say(f"{file.done} results are in {where}. To resume:")
+            say(f"Results in {where}: {file.done}. To resume:")
             say(f"  {self.command.resume_command()}")
         else:
             say(f"Results written to {file.name}")

@@ -203,10 +203,10 @@ class PruneCheckpoint(_Deletion):
         from tinkex.api.resources.selection import total_size
 
         if not chosen:
-            why = f"all {count} checkpoints are kept." if count else "no checkpoints match."
+            why = "every checkpoint is kept." if count else "no checkpoints match."
             self.status(f"Nothing to prune: {why}")
             return
-        self.status(f"To delete: {summary(chosen)}. {count - len(chosen)} are kept.")
+        self.status(f"To delete: {summary(chosen)}. To keep: {count - len(chosen)}.")
         size = total_size(chosen)
         rate = rate if rate is not None else self.client.billing.storage_rate()
         if size is not None and rate is not None:

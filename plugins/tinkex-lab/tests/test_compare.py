@@ -114,8 +114,7 @@ def test_an_interrupted_comparison_can_be_resumed(compare, monkeypatch):
     assert stopped.stdout == ""
     command = "tinkex compare in.jsonl"
     assert (
-        f"1 results are in out/tinkex-baker-street-2M.jsonl. To resume:\n  {command}"
-        in stopped.stderr
+        f"Results in out/tinkex-baker-street-2M.jsonl: 1. To resume:\n  {command}" in stopped.stderr
     )
     assert "1 already done" in resumed.stderr
     assert len(resumed.stdout.splitlines()) == 6

@@ -152,14 +152,14 @@ class Checkpoints:
     def known(self, found: Iterable[Checkpoint]) -> Sequence[Checkpoint]:
         """Return the items of *found* that bulk commands may change; report the others once.
 
-        Bulk commands skip a checkpoint whose kind, type or time is unknown.
+        Bulk commands skip a checkpoint whose type or creation time is unknown.
         """
         found = [*found]
         skipped = {c.tinker_path for c in found if not c.is_known} - self._skipped
         self._skipped |= skipped
         if skipped:
             names = a_few(sorted(skipped))
-            note = f"Skipped checkpoints whose kind, type or time is unknown: {names}."
+            note = f"Skipped checkpoints whose type or creation time is unknown: {names}."
             self._transport.deadline("the checkpoints").report(note=note)
         return [checkpoint for checkpoint in found if checkpoint.is_known]
 

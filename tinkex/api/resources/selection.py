@@ -26,7 +26,7 @@ T = TypeVar("T")
 TYPES = {**KINDS, **{word: word for word in KINDS.values()}}
 
 #: Why bulk commands skip a checkpoint.
-UNKNOWN = "kind, type or time unknown"
+UNKNOWN = "unknown checkpoint type or creation time"
 
 _STEP = re.compile(r"(\d+)\Z", re.ASCII)
 
@@ -153,7 +153,7 @@ def plan(checkpoints: Iterable[Checkpoint], policy: Policy, now: datetime) -> li
     """Return a decision for each of *checkpoints*, sorted by group, newest first.
 
     The newest is the one saved last; among several saved at the same time, the one with the largest
-    step. A checkpoint whose kind, type or time is unknown is kept and counts as the oldest.
+    step. A checkpoint whose type or creation time is unknown is kept and counts as the oldest.
 
     :param now: the time from which ages are computed.
     """

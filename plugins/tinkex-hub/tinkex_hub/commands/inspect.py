@@ -46,8 +46,8 @@ class InspectCheckpoint(ShowOne):
         parser.add_argument(
             "--norms",
             action="store_true",
-            help="compute the norms of the updates of a checkpoint on the service, which requires "
-            "reading all of it; for a directory, the norms are always computed",
+            help="also compute update norms for a checkpoint on the service (reads the entire "
+            "checkpoint); always computed for a directory",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:

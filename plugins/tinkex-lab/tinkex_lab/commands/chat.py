@@ -259,7 +259,7 @@ class _Session:
             raise UsageError(f"{text} already exists", hint="Choose another file name.")
         messages = json.dumps(self._talk.messages, ensure_ascii=False, indent=2)
         write_atomically(text, f"{messages}\n")
-        self._say(f"{len(self._talk.messages)} messages written to {text}")
+        self._say(f"Saved the conversation to {text}")
 
     def _help(self, _: str) -> None:
         forms = {f"/{name} {operand}".rstrip(): text for name, (operand, text) in _COMMANDS.items()}

@@ -49,7 +49,7 @@ class Grade(Lister):
             type=non_empty,
             action="append",
             default=[],
-            help=f"check that a sample must pass: {FORMS}; may be repeated",
+            help=f"check to apply to each sample: {FORMS}; may be repeated",
         )
         parser.add_argument(
             "--exec-timeout",

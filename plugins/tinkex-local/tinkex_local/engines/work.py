@@ -84,8 +84,8 @@ class Worker:
             result = yield from engine.sample(model, spec, directory)
         else:
             raise OperationError(
-                f"The engine {engine.name} cannot apply this checkpoint's adapter; for a model "
-                f"with model.safetensors, '{INSTALL}' adds an engine that can"
+                f"The engine {engine.name} cannot apply this checkpoint's adapter. If the model "
+                f"has the file model.safetensors, install an engine that can: {INSTALL}"
             )
         return Outcome(lambda: {"type": "sample", **asdict(result)})
 
@@ -171,7 +171,7 @@ class Worker:
             raise OperationError(str(problem.detail)) from problem
         if found["holder"] is not None:
             raise OperationError(
-                f"The training state of model {run.id!r} was discarded when the session ended"
+                f"The state of training run {run.id!r} was discarded when the session ended"
             )
         with contextlib.ExitStack() as stack:
             if found["weights"] is not None:

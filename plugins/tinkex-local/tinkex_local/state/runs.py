@@ -87,7 +87,7 @@ def lost(service: Service, row: sqlite3.Row) -> str | None:
     last = checkpoints.listing(service, run_id=row["id"], kind=paths.TRAINING, limit=1)
     advice = f"the last checkpoint is {last[0]['tinker_path']}" if last else "no checkpoint exists"
     return (
-        f"Another process of this service holds the training state of model {row['id']!r}. If "
+        f"Another process of this service holds the state of training run {row['id']!r}. If "
         f"that process has ended, the unsaved training progress is lost; {advice}"
     )
 
