@@ -166,7 +166,7 @@ def test_the_key_is_shown_nowhere(service, tmp_path):
         ("tml-wrong-0123456789", "--with-token", {}, "Invalid API key (HTTP 401"),
         ("", "--with-token", {}, "no API key in standard input"),
         ("", "", {}, "cannot ask for the key: standard input is not a terminal"),
-        ("a b\n", "--with-token", {}, "contains a space"),
+        ("a b\n", "--with-token", {}, "contains whitespace"),
         (KEY, "--with-token --name ''", {}, "must not be empty"),
         (KEY, "--with-token --in-profile", {}, "no active profile"),
         (KEY, "--with-token --profile local", {"TINKER_BASE_URL": ""}, "does not require a key"),

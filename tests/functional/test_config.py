@@ -190,7 +190,7 @@ def test_a_default_profile_that_has_gone_can_be_mended(config):
         ("config set allow_http perhaps", "expected true or false, not"),
         ("config set http_pool nope", "no HTTP pool"),
         ("config set format nope", "no format"),
-        ("config set api_key 'a b'", "contains a space"),
+        ("config set api_key 'a b'", "contains whitespace"),
         ("config set api_key -", "no API key in standard input"),
         ("config set api_key_command 'echo x'", "already sets api_key, which conflicts with"),
         ("config set profile nope", "no profile named 'nope'"),
