@@ -21,6 +21,7 @@ __all__ = [
     "Size",
     "Structure",
     "Time",
+    "counted",
     "heading",
     "plain_text",
     "printable",
@@ -300,6 +301,11 @@ def _cell(name: str, value: Any) -> Any:
     return value if column is None else column(value)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return *number* and *noun*, in the plural unless it is 1: ``1 file``, ``2 files``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def iso(moment: datetime) -> str:
     """Return *moment* as ISO 8601 in UTC with ``Z``; with a fraction of a second if it has one."""
     moment = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
@@ -320,7 +326,6 @@ def relative(moment: datetime, now: datetime) -> str:
         (60, "minute"),
     ):
         if amount >= size or unit == "minute":
-            count = max(1, int(amount // size))
-            words = f"{count} {unit}{'s' if count > 1 else ''}"
+            words = counted(max(1, int(amount // size)), unit)
             return f"{words} ago" if seconds >= 0 else f"in {words}"
     raise AssertionError

@@ -57,7 +57,7 @@ class Settings:
     :ivar project_id: project that new sessions belong to, or ``None``.
     :ivar tags: tags of new sessions.
     :ivar allow_http: the key may be sent over plain http to another machine.
-    :ivar needs_api_key: whether requests carry a key (the embedded service needs none).
+    :ivar needs_api_key: whether requests carry a key (the local service needs none).
     :ivar headers: additional headers for every request to the service; values are secret.
     :ivar plugins: the profile's settings of plugins, by distribution name; values may be
         secret. Use :meth:`plugin`.
@@ -177,7 +177,7 @@ class Settings:
         if not key or not official or key.startswith(("tml-", "eyJ")):
             return None
         return (
-            "Keys for the official service begin with 'tml-', but this key does not. Check the key."
+            "Keys for the hosted service begin with 'tml-', but this key does not. Check the key."
         )
 
     def address_warning(self) -> str | None:

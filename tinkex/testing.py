@@ -111,7 +111,7 @@ def isolated(directory: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def local_service(directory: str | os.PathLike[str]) -> Iterator[Path]:
-    """Connect the commands of the block to a separate embedded service.
+    """Connect the commands of the block to a separate local service.
 
     It runs in this process and keeps its files below *directory*; the block is :func:`isolated`
     there. Yields the path of the service's files.
@@ -120,7 +120,7 @@ def local_service(directory: str | os.PathLike[str]) -> Iterator[Path]:
     """
     if "local" not in {ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS)}:
         raise PluginError(
-            "the embedded service is not installed",
+            "the local service is not installed",
             hint=plugins.how_to_get("tinkex-local"),
         )
     with isolated(directory) as home:

@@ -82,10 +82,13 @@ def test_verify_shows_a_web_page_that_was_downloaded_as_weights(name, tinkex, st
     (row,) = (row for row in done.rows if row["status"] != "ok")
     assert (row["file"], row["status"]) == (str(target / name), "invalid")
     assert row["reason"].startswith("is an HTML page, not ")
-    assert "1 of 2 files have invalid content" in done.stderr
+    assert "1 of 2 files failed verification: invalid content" in done.stderr
     (target / {LARGE: CONFIG, CONFIG: LARGE}[name]).unlink()
     done = tinkex(f"checkpoint verify {target}", code=1)
-    assert "2 of 2 files do not match the manifest or have invalid content" in done.stderr
+    assert (
+        "2 of 2 files failed verification: different from the manifest or invalid content"
+        in done.stderr
+    )
 
 
 # ---------------------------------------------------------------- adapters that PEFT loads in part
@@ -135,7 +138,7 @@ def test_a_configuration_that_was_edited_is_not_overwritten(tinkex, store, targe
     tinkex(f"checkpoint download {SEPARATE} --output {target}")
     (target / CONFIG).write_text('{"target_modules": ["q_proj"]}')
     done = tinkex(f"checkpoint verify {target} --fix-config", code=1)
-    assert "1 of 2 files do not match" in done.stderr
+    assert "1 of 2 files failed verification: different from" in done.stderr
     assert (target / CONFIG).read_text() == '{"target_modules": ["q_proj"]}'
 
 

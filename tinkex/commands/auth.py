@@ -231,7 +231,7 @@ class SwitchAuth(ShowOne):
         if key.base_url is not None:
             raise UsageError(
                 f"cannot switch to the key {key.name!r}, which is always used for {key.base_url}",
-                hint="Choose a key for the official service; see 'tinkex auth status --offline'.",
+                hint="Choose a key for the hosted service; see 'tinkex auth status --offline'.",
             )
         store.set_default(key.key_id)
         self.result = replace(key, is_default=True)

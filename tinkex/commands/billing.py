@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from tinkex.columns import Dollars, Size, cells, iso, json_dumps, plain_text, printable
+from tinkex.columns import Dollars, Size, cells, counted, iso, json_dumps, plain_text, printable
 from tinkex.commands.base import Command, Lister, ShowOne
 from tinkex.exceptions import TinkexError, UsageError
 from tinkex.options import integer, moment, non_empty, number
@@ -69,7 +69,7 @@ class _CsvLister(Lister):
             self.app.stdout.write(printable(out.getvalue(), keep="\n\t"))
         else:
             write_atomically(name, out.getvalue())
-            self.status(f"Wrote {len(rows)} rows to {name}")
+            self.status(f"Wrote {counted(len(rows), 'row')} to {name}")
 
 
 class UsageBilling(_CsvLister):
@@ -219,7 +219,8 @@ class CheckpointStorageBilling(_CsvLister):
         count = sum(row.checkpoint_count for row in storage.rows)
         size = Size(sum(row.size_bytes for row in storage.rows)).human_readable()
         self.status(
-            f"{count} checkpoints, {size}, ${total:,.2f} a month. The data may lag by 1-2 hours."
+            f"{counted(count, 'checkpoint')}, {size}, ${total:,.2f} a month. The data may lag by "
+            "1-2 hours."
         )
         return self.column_names, [(*cells(row, names), storage.rate) for row in storage.rows]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from tinkex.columns import Structure, Time, cells, iso, plain_text
+from tinkex.columns import Structure, Time, cells, counted, iso, plain_text
 from tinkex.commands import arguments
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.exceptions import LocalError, UsageError
@@ -91,7 +91,7 @@ class ListCheckpoint(Lister):
         yield from rows
         if self._expiring:
             one = self._expiring == 1
-            expire = "1 checkpoint expires" if one else f"{self._expiring} checkpoints expire"
+            expire = f"{counted(self._expiring, 'checkpoint')} expire{'s' if one else ''}"
             # A note, which follows the table.
             self.presentation.notes += [
                 f"{expire} within 24 hours. To keep {'it' if one else 'them'}:",

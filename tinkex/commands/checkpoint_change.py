@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tinkex.cli.errors import hint_for
-from tinkex.columns import Flag, Size, Time, plain_text
+from tinkex.columns import Flag, Size, Time, counted, plain_text
 from tinkex.commands.arguments import (
     add_filters,
     add_path,
@@ -181,7 +181,7 @@ class BulkChange(Lister):
         if self._failures:
             raise self._failed()
         if self._tried > 1:
-            self.status(f"{len(self.result)} checkpoints {self.done}.")
+            self.status(f"{counted(len(self.result), 'checkpoint')} {self.done}.")
         return 0
 
     def _failed(self) -> TinkexError:
@@ -424,6 +424,6 @@ def summary(checkpoints: Iterable[Checkpoint]) -> str:
     from tinkex.api.resources.selection import total_size
 
     checkpoints = list(checkpoints)
-    count = f"{len(checkpoints)} checkpoint{'' if len(checkpoints) == 1 else 's'}"
+    count = counted(len(checkpoints), "checkpoint")
     size = total_size(checkpoints)
     return count if size is None else f"{count} ({Size(size).human_readable()})"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tinkex import exceptions
 from tinkex.cli.errors import hint_for
-from tinkex.columns import Size, Structure, plain_text
+from tinkex.columns import Size, Structure, counted, plain_text
 from tinkex.commands import arguments
 from tinkex.commands.base import Lister
 from tinkex.exceptions import Terminated, TinkexError, UsageError, a_few
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Formats that write each row immediately.
 _STREAMED = ("plain", "value", "csv")
 #: Whether a failed file is invalid → description of the failure.
-_WAYS = {False: "do not match the manifest", True: "have invalid content"}
+_WAYS = {False: "different from the manifest", True: "invalid content"}
 _EXTRA = "Remove the extra files, or omit --strict."
 _KEPT = "Partial downloads are kept; run the same command again to resume."
 
@@ -356,8 +356,8 @@ class VerifyCheckpoint(Lister):
             ways = [text for is_invalid, text in _WAYS.items() if is_invalid in invalid]
             hints = ("Download the checkpoint again with --force.", _EXTRA)
             raise TinkexError(
-                f"{len(bad)} of {len(self.result)} files {' or '.join(ways)}",
+                f"{len(bad)} of {len(self.result)} files failed verification: {' or '.join(ways)}",
                 hint=" ".join(hints[i] for i in sorted({file.status == "extra" for file in bad})),
             )
-        self.status(f"{len(self.result)} files verified.")
+        self.status(f"{counted(len(self.result), 'file')} verified.")
         return 0

@@ -33,7 +33,7 @@ in this shell:
 
 
 class Help(Command):
-    """Show help for tinkex, a group of commands or a command."""
+    """Show help for a command, a command group or tinkex itself."""
 
     notes = "'help options' describes the common options."
     examples = ("tinkex help", "tinkex help checkpoint list", "tinkex help options")

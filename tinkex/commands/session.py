@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cliff.columns import FormattableColumn
 
-from tinkex.columns import Size, cells, plain_text
+from tinkex.columns import Size, cells, counted, plain_text
 from tinkex.commands.arguments import add_limit, add_paging, add_scope, holds_all, print_rest
 from tinkex.commands.base import Lister, ShowOne
 from tinkex.exceptions import TinkexError, UsageError
@@ -52,7 +52,8 @@ class ListSession(Lister):
         self.app.remember("sessions", page, whole=holds_all(page))
         print_rest(self, page, "sessions")
         if not parsed_args.long and page.total is None and limit and len(page) == limit:
-            self.status(f"{_counted(page)} shown; --limit 0 shows all.")  # there may be more
+            # There may be more.
+            self.status(f"{counted(len(page), 'session')} shown; --limit 0 shows all.")
         if not parsed_args.long:
             self.result = page
             if parsed_args.formatter != "table" or len(page) > _DESCRIBED:
@@ -178,7 +179,9 @@ class SearchSession(Lister):
         self.result = page = self.client.sessions.search(query, parsed_args.limit or None)
         self.app.remember("sessions", [session.session_id for session in page])
         if page.total is None:
-            self.status(f"{_counted(page)} shown; there are more. --limit 0 shows all.")
+            self.status(
+                f"{counted(len(page), 'session')} shown; there are more. --limit 0 shows all."
+            )
         return self.column_names, [cells(session, self.column_names) for session in page]
 
 
@@ -232,10 +235,6 @@ class ExportTraceSession(ShowOne):
             return [plain_text(record["url"])]
         size = record["file_size_bytes"].human_readable()
         return [f"Saved {size} to {record['destination']}"]
-
-
-def _counted(page: Sized) -> str:
-    return "1 session" if len(page) == 1 else f"{len(page)} sessions"
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tinkex.columns import Structure, plain_text, printable
+from tinkex.columns import Structure, counted, plain_text, printable
 from tinkex.commands import arguments
 from tinkex.commands.base import Lister
 from tinkex.commands.sampling import add_chat_options
@@ -210,14 +210,14 @@ class CountTokens(_TokensLister):
         add_chat_options(parser)
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:
-        def counted() -> Iterator[tuple[Any, ...]]:
+        def counts() -> Iterator[tuple[Any, ...]]:
             prompts = total = 0
             for row, tokenizer in rows:
                 count = len(_encoded(row, tokenizer))
                 prompts, total = prompts + 1, total + count
                 yield row.id, count
             if prompts > 1:
-                self.status(f"{total} tokens in {prompts} prompts.")
+                self.status(f"{counted(total, 'token')} in {prompts} prompts.")
 
         rows = self.rows(parsed_args)
-        return self.column_names, counted()
+        return self.column_names, counts()

@@ -21,7 +21,8 @@ UNCHECKED = (
 _CONVERT = [
     "## Usage",
     "",
-    "PEFT and vLLM cannot load all tensors, because the training service names some differently.",
+    "PEFT and vLLM cannot load some of the tensors, because the training service uses other names",
+    "for them than PEFT.",
     "Convert the adapter first: `tinkex checkpoint export DIR --to peft --output OUT`.",
     "",
 ]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from tinkex.columns import counted
 from tinkex_lab.results import ResultRow, Sequence
 
 #: Maximum number of words per text that are compared; the comparison takes quadratic time.
@@ -68,7 +69,7 @@ class Summary:
 
     def __str__(self) -> str:
         mean = "" if self.logprob is None else f"mean logprob {self.logprob:.3f}, "
-        samples = "1 sample" if self.samples == 1 else f"{self.samples} samples"
+        samples = counted(self.samples, "sample")
         return f"{samples}, {mean}{self.tokens:.1f} tokens, {self.truncated:.0%} truncated"
 
 

@@ -40,7 +40,7 @@ def test_an_address_that_the_pool_does_not_reach_is_refused(tmp_path):
     with local_service(tmp_path):
         done = invoke(["run", "list", "--base-url", "http://127.0.0.1:9"])
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "only supports the embedded service, not http://127.0.0.1:9" in done.stderr
+    assert "only supports the local service, not http://127.0.0.1:9" in done.stderr
     assert "--http-pool default" in done.stderr
 
 

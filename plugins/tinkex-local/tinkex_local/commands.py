@@ -1,4 +1,4 @@
-"""The commands ``tinkex local …`` of the embedded service."""
+"""The commands ``tinkex local …``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ServeLocal(Command):
-    """Serve the embedded service over HTTP."""
+    """Run the local service as an HTTP server."""
 
     operation = "serving"
     examples = (
@@ -81,9 +81,9 @@ class ServeLocal(Command):
 
 
 class InfoLocal(ShowOne):
-    """Show the state of the embedded service."""
+    """Show the state of the local service."""
 
-    operation = "showing the embedded service"
+    operation = "showing the local service"
     column_names: ClassVar = ("home", "models", "sessions", "runs", "checkpoints", "size_bytes")
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Any, Any]:
@@ -105,7 +105,7 @@ class InfoLocal(ShowOne):
 
 
 class ResetLocal(ShowOne):
-    """Delete all data except models from the embedded service."""
+    """Delete all data except models from the local service."""
 
     operation = "reset"
     is_action = True
@@ -134,7 +134,7 @@ class ResetLocal(ShowOne):
 
 
 class AddLocalModel(ShowOne):
-    """Add a model to the embedded service."""
+    """Add a model to the local service."""
 
     operation = "adding a model"
     is_action = True
@@ -179,7 +179,7 @@ class AddLocalModel(ShowOne):
 
 
 class ListLocalModel(Lister):
-    """List the models in the embedded service."""
+    """List the models in the local service."""
 
     operation = "listing local models"
     column_names: ClassVar = ("model_name", "engine", "trainable", "context_length", "directory")
@@ -203,7 +203,7 @@ class ListLocalModel(Lister):
 
 
 class RemoveLocalModel(ShowOne):
-    """Remove an added model from the embedded service."""
+    """Remove an added model from the local service."""
 
     operation = "removing a model"
     is_action = True
@@ -225,7 +225,7 @@ class RemoveLocalModel(ShowOne):
 
 
 class AddLocalCheckpoint(ShowOne):
-    """Add an adapter to the embedded service as a checkpoint."""
+    """Add an adapter to the local service as a checkpoint."""
 
     operation = "adding a checkpoint"
     is_action = True
@@ -246,7 +246,7 @@ class AddLocalCheckpoint(ShowOne):
         parser.add_argument(
             "--base-model",
             metavar="<id>",
-            help="base model in the embedded service (default: base_model_name_or_path in "
+            help="base model in the local service (default: base_model_name_or_path in "
             "adapter_config.json)",
         )
         parser.add_argument(

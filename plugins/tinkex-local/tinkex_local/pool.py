@@ -8,7 +8,7 @@ from tinkex_local.wire.wsgi import BASE_URL, WsgiSender
 
 
 class LocalPool(HttpPool):
-    """The HTTP pool that calls the embedded service."""
+    """The HTTP pool that calls the local service."""
 
     base_url = BASE_URL
     needs_api_key = False
@@ -20,7 +20,7 @@ class LocalPool(HttpPool):
         """
         if settings.base_url != BASE_URL:
             raise SettingsError(
-                f"the HTTP pool {settings.http_pool} only supports the embedded service, "
+                f"the HTTP pool {settings.http_pool} only supports the local service, "
                 f"not {settings.base_url}",
                 hint="Remove the base URL ('tinkex config show' shows where it is set), or use a "
                 "pool for other servers: --http-pool default",

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tinkex.columns import counted
 from tinkex.commands.arguments import checkpoint_path
 from tinkex.commands.base import ShowOne
 from tinkex.exceptions import TinkexError, UsageError
@@ -215,8 +216,8 @@ class SftTrain(ShowOne):
             log.lock()
             training = stack.enter_context(self._training(parsed_args, job, last))
             log.begin(config, step)
-            steps, rate = job.plan.batches.steps, job.plan.learning_rate
-            self.status(f"Training run {training.model_id}: {steps} steps, learning rate {rate:g}")
+            steps, rate = counted(job.plan.batches.steps, "step"), job.plan.learning_rate
+            self.status(f"Training run {training.model_id}: {steps}, learning rate {rate:g}")
             summary = self._run(training, job, log, step)
         return self._results(training.model_id, job.base_model, summary, log)
 

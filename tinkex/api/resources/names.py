@@ -309,7 +309,9 @@ def _labelled(
     line = [c for c in found if c.path and c.path.kind == fitting[0].kind]
     line.sort(key=time_of, reverse=True)
     place = [c.tinker_path for c in line].index(str(fitting[0]))
-    return _nth(line[place:], back, f"checkpoints up to {fitting[0]}", "checkpoint").tinker_path
+    return _nth(
+        line[place:], back, f"checkpoints not newer than {fitting[0]}", "checkpoint"
+    ).tinker_path
 
 
 def _nth(found: Sequence[T], back: int, what: str, resource: str) -> T:
@@ -319,5 +321,5 @@ def _nth(found: Sequence[T], back: int, what: str, resource: str) -> T:
     """
     if back < len(found):
         return found[back]
-    few = f"there are only {len(found)} {what}, so there is no ~{back}"
+    few = f"~{back} does not exist, because the number of {what} is {len(found)}"
     raise InvalidName(few if found else f"there are no {what}", resource=resource)

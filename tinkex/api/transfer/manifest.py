@@ -89,7 +89,7 @@ def read(directory: Path) -> Manifest | None:
         raise LocalError(f"cannot read {place}: {error.strerror}") from error
     except ValueError as error:
         hint = "Download the checkpoint again, replacing the existing files."
-        raise LocalError(f"{place} is damaged", hint=hint) from error
+        raise LocalError(f"{place} is not a valid manifest", hint=hint) from error
 
 
 def parse(content: bytes) -> Manifest:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinkex.columns import Flag, Structure, plain_text
+from tinkex.columns import Flag, Structure, counted, plain_text
 from tinkex.commands.arguments import add_path, checkpoint_path
 from tinkex.commands.base import ShowOne
 from tinkex.exceptions import APIError, LocalError, SettingsError, Unauthorized, UsageError
@@ -189,8 +189,7 @@ class _Push:
             self._write_card(directory)
         self.files = self._chosen(directory)
         self._hub.prepare(self.repo, self._branch, private=self.private, exists=exists)
-        count = "1 file" if len(self.files) == 1 else f"{len(self.files)} files"
-        self._command.status(f"Uploading {count} to {self.repo}...")
+        self._command.status(f"Uploading {counted(len(self.files), 'file')} to {self.repo}...")
         message = self._options.commit_message or f"Upload {self._path} with tinkex"
         pull_request = self._options.create_pr
         self.pushed = self._hub.push(

@@ -64,7 +64,7 @@ def test_nothing_is_claimed_that_the_files_do_not_say(tmp_path, config):
 )
 def test_damaged_notes_are_refused(tmp_path, text):
     (tmp_path / "tinkex.lock.json").write_text(text)
-    with pytest.raises(LocalError, match="is damaged"):
+    with pytest.raises(LocalError, match="is not a valid manifest"):
         manifest.read(tmp_path)
     assert not manifest.is_complete(tmp_path, PATH)
 
