@@ -355,8 +355,8 @@ _FILLED_IN = frozenset(
     }
 )
 _FILLED_IN_HINT = (
-    "This server rejects a field that tinkex always sends. Please report the server's name to the "
-    "maintainers of tinkex."
+    "This server rejects a field that tinkex always sends. Report this error, and which server "
+    "software you use, to the maintainers of tinkex."
 )
 
 #: Statuses below 500 after which a retry may help.

@@ -488,7 +488,7 @@ def load_driver(group: str, name: str) -> Any:
 
     def hint(distribution: str) -> str:
         if group == TOKENIZERS:  # all sources are asked
-            return f"To run without it: {turn_off(distribution)}"
+            return f"To run without this plugin: {turn_off(distribution)}"
         return (
             f"Choose another {_noun(group)}, and report the problem to the maintainers of "
             f"{distribution}."

@@ -86,7 +86,7 @@ def test_verify_shows_a_web_page_that_was_downloaded_as_weights(name, tinkex, st
     (target / {LARGE: CONFIG, CONFIG: LARGE}[name]).unlink()
     done = tinkex(f"checkpoint verify {target}", code=1)
     assert (
-        "2 of 2 files failed verification: different from the manifest or invalid content"
+        "2 of 2 files failed verification: mismatch with the manifest or invalid content"
         in done.stderr
     )
 
@@ -138,7 +138,7 @@ def test_a_configuration_that_was_edited_is_not_overwritten(tinkex, store, targe
     tinkex(f"checkpoint download {SEPARATE} --output {target}")
     (target / CONFIG).write_text('{"target_modules": ["q_proj"]}')
     done = tinkex(f"checkpoint verify {target} --fix-config", code=1)
-    assert "1 of 2 files failed verification: different from" in done.stderr
+    assert "1 of 2 files failed verification: mismatch with" in done.stderr
     assert (target / CONFIG).read_text() == '{"target_modules": ["q_proj"]}'
 
 

@@ -393,7 +393,7 @@ def test_verify(tinkex, download, target):
     done = tinkex(f"checkpoint verify {target} -f json", code=1)
     found = {Path(row["file"]).name: row["status"] for row in done.rows}
     assert found == {SMALL: "missing", LARGE: "changed", "mine": "extra"}
-    assert "2 of 3 files failed verification: different from the manifest" in done.stderr
+    assert "2 of 3 files failed verification: mismatch with the manifest" in done.stderr
 
 
 def test_sync_fetches_what_is_new(tinkex, store, target):

@@ -189,7 +189,7 @@ def test_of_three_hooks_the_one_that_returns_other_rows_is_named(fake_plugins, r
     assert (done.exit_code, done.stdout) == (1, "")
     error = json.loads(done.stderr)["error"]
     assert f"this is a bug in the plugin p-hook 1.0 ({why}" in error["message"]
-    assert error["hint"] == "To run without it: export TINKEX_PLUGINS=-p-hook"
+    assert error["hint"] == "To run without this plugin: export TINKEX_PLUGINS=-p-hook"
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_the_hint_that_turns_a_plugin_off_can_be_pasted(fake_plugins, monkeypatc
         if before is not None:
             monkeypatch.setenv("TINKEX_PLUGINS", before)
         hint = invoke(["version"]).stderr.splitlines()[1]
-        line = hint.removeprefix("Hint: To run without it: ")
+        line = hint.removeprefix("Hint: To run without this plugin: ")
         pasted = subprocess.run(
             ["sh", "-c", f'{line}; printf %s "$TINKEX_PLUGINS"'], capture_output=True, text=True
         ).stdout

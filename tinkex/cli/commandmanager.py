@@ -252,7 +252,7 @@ def _load_hook(entry_point: EntryPoint, command: cliff.command.Command) -> Hook:
     name = f"the hook {entry_point.name!r} of plugin {{}}"
 
     def hint(distribution: str) -> str:
-        return f"To run without it: {plugins.turn_off(distribution)}"
+        return f"To run without this plugin: {plugins.turn_off(distribution)}"
 
     def guarded(method: Callable[..., Any], *meant: type[TinkexError]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:

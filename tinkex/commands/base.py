@@ -337,7 +337,8 @@ class _Display(cliff.display.DisplayCommandBase[Any], _Bound):
                 where = f"the hook {hook.name!r} of plugin {plugins.owner_of(hook)}"
                 raise PluginError(
                     f"{where} adds the column {name!r}, which {whose}",
-                    hint=f"To run without it: {plugins.turn_off(plugins.distribution_of(hook))}",
+                    hint="To run without this plugin: "
+                    f"{plugins.turn_off(plugins.distribution_of(hook))}",
                 )
         return names, self._checked_lengths(names, rows, hook)
 
@@ -494,7 +495,9 @@ def _bug(origin: EntryPoint | None, text: str) -> PluginError:
     if origin is not None and not plugins.is_builtin(origin):
         where = f"the plugin {plugins.owner_of(origin)}"
         if origin.group != plugins.COMMANDS:
-            hint = f"To run without it: {plugins.turn_off(plugins.distribution_of(origin))}"
+            hint = (
+                f"To run without this plugin: {plugins.turn_off(plugins.distribution_of(origin))}"
+            )
     return PluginError(f"this is a bug in {where} ({text})", hint=hint, category="bug")
 
 

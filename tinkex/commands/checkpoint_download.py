@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: Formats that write each row immediately.
 _STREAMED = ("plain", "value", "csv")
 #: Whether a failed file is invalid → description of the failure.
-_WAYS = {False: "different from the manifest", True: "invalid content"}
+_WAYS = {False: "mismatch with the manifest", True: "invalid content"}
 _EXTRA = "Remove the extra files, or omit --strict."
 _KEPT = "Partial downloads are kept; run the same command again to resume."
 

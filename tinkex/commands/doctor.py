@@ -201,7 +201,7 @@ def _plugins() -> list[CheckResult]:
     for ep, owner, problem in inventory.problems():
         hint = (
             f"See: tinkex plugin show {owner.name}. "
-            f"To run without it: {plugins.turn_off(owner.name)}"
+            f"To run without this plugin: {plugins.turn_off(owner.name)}"
         )
         detail = f"{owner.name} {owner.version}: {ep.group}: {ep.name}: {problem}"
         found.append(_result("plugins", "warning", detail, hint))

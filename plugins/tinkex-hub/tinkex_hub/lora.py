@@ -161,7 +161,7 @@ class Adapter:
         shapes = f"{list(a.shape)} and {list(b.shape)}"
         if a.dtype not in FLOATS or b.dtype not in FLOATS:
             raise UsageError(
-                f"lora_A and lora_B of {module} have the types {a.dtype} and {b.dtype}",
+                f"unsupported tensor types in {module}: lora_A is {a.dtype}, lora_B is {b.dtype}",
                 hint=f"Convert the tensors to one of the supported types: {', '.join(FLOATS)}.",
             )
         if not 2 <= len(a.shape) == len(b.shape) <= 3 or a.shape[-2] != b.shape[-1]:

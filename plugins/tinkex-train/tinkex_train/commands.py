@@ -401,7 +401,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         )
 
     rate = number(0, above=True)
-    add("--rank", "<int>", integer(1), 32, "LoRA rank; not used with --model-path")
+    add("--rank", "<int>", integer(1), 32, "LoRA rank; ignored with --model-path")
     add("--epochs", "<int>", integer(1), 1, "number of passes over the data")
     add("--batch-size", "<int>", integer(1), 16, "number of examples per step")
     add(

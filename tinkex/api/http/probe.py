@@ -39,7 +39,9 @@ Status = Literal["ok", "warning", "fail", "skipped", "absent"]
 
 #: Maximum clock difference in seconds that does not invalidate signatures.
 _SKEW = 300
-_INSECURE_HINT = "Omit the option 'insecure', or remove it from the HTTP pool."
+_INSECURE_HINT = (
+    "Omit the option 'insecure', or remove it from the HTTP pool in the configuration file."
+)
 _RETRY_HINT = "Try again later. If the problem persists, contact the service operator."
 _CLOCK_HINT = "Correct this machine's clock, for example: timedatectl set-ntp true"
 

@@ -204,7 +204,9 @@ def _flag(message: Message) -> bool | None:
         if value is None:
             continue
         if value not in (0, 1):
-            raise UsageError(f"{name!r} in a message must be 0 or 1, not {brief_json(value)}")
+            raise UsageError(
+                f"{name!r} in a message must be true, false, 0 or 1, not {brief_json(value)}"
+            )
         return bool(value)
     return None
 

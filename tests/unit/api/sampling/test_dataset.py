@@ -118,7 +118,10 @@ def test_a_layout_that_is_given_decides():
         ({"prompt": [USER], "completion": "a"}, "'completion' must be a non-empty list of"),
         ({"messages": []}, "messages must be a non-empty list of messages"),
         ({"messages": [{"role": "user", "content": 3}]}, "content of message 1"),
-        ({"messages": [USER, {**REPLY, "weight": 0.5}]}, "'weight' in a message must be 0 or 1"),
+        (
+            {"messages": [USER, {**REPLY, "weight": 0.5}]},
+            "'weight' in a message must be true, false, 0 or 1",
+        ),
         ({"messages": [USER, {**REPLY, "trainable": "no"}]}, "'trainable' in a message"),
         ({"messages": [USER], "tools": "f"}, "'tools' must be an array"),
         ({"conversations": {}}, "'conversations' must be an array"),
