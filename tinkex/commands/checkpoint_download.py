@@ -85,7 +85,7 @@ class _Fetching(Lister):
     ) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of *results* in *root*, then print their number.
 
-        :param every: include checkpoints that were already present; :attr:`result` has all of them.
+        :param every: include checkpoints that were already present, and add all to :attr:`result`.
         """
         fetched = present = 0
         mismatches: list[tuple[Path, AdapterMismatch | None]] = []
