@@ -370,7 +370,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def check_model_options(parsed_args: argparse.Namespace, command: str) -> None:
     """Check that exactly one of ``--base-model`` and ``--model-path`` is given.
 
-    :raises UsageError: none or both are given.
+    :raises UsageError: neither or both are given.
     """
     if parsed_args.base_model and parsed_args.model_path:
         raise UsageError(

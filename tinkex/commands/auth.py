@@ -90,7 +90,7 @@ class LoginAuth(ShowOne):
     def _key(self, parsed_args: argparse.Namespace, page: str | None) -> tuple[str, str]:
         """Return the key and where it comes from.
 
-        :param page: URL of the page to create a key, if known.
+        :param page: URL of the page for creating a key, if known.
         """
         stdin = self.app.stdin
         # Do not store the key that the interactive shell was started with.

@@ -94,7 +94,7 @@ class _Bound(cliff.command.Command):
     def show_count(self, what: str, done: int, total: int) -> bool:
         """Show the progress on a terminal, *done* of *total* items; return whether it is shown.
 
-        :param what: the activity, or a rate.
+        :param what: the label, such as an activity or a rate.
         """
         self.app.display.count(what, done, total)
         return bool(self.app.display.draws)

@@ -67,7 +67,7 @@ class ResultsFile:
         """Check that no results file is among the prompts.
 
         :param prompts: name of a file or directory.
-        :raises UsageError: one is, or it would be in the prompts directory.
+        :raises UsageError: a results file is among them, or would be in the prompts directory.
         """
         is_directory = user_path(prompts).is_dir()
         for path in (self._path, self.failed_path, self._record_path):

@@ -86,7 +86,7 @@ class ListCheckpoint(Lister):
         return self.column_names, self._guarded(rows)
 
     def _guarded(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-        """Yield *rows*, then note how many of the checkpoints expire soon."""
+        """Yield *rows*, then add a note with the number of checkpoints that expire soon."""
         self._now, self._expiring = datetime.now(UTC), 0
         yield from rows
         if self._expiring:

@@ -101,7 +101,7 @@ class BulkChange(Lister):
         self.confirm("\n".join([words[0], *lines, words[1].format(what)]))
 
     def _note(self, checkpoint: Checkpoint | None, twins: Sequence[str]) -> str:
-        """Return the note after a path in a prompt; its change may also change *twins*."""
+        """Return the note after a path in a question; the change may also affect *twins*."""
         words = [f"{a_few(twins)} may also be {self.done}"] if twins else []
         if checkpoint is not None:
             size = Size(checkpoint.size_bytes).human_readable()

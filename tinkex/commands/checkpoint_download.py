@@ -35,7 +35,7 @@ def _warn(
 ) -> None:
     """Warn about adapters that PEFT loads only partly, once for each mismatch.
 
-    :param found: their directories.
+    :param found: directories of adapters, with the mismatch of each, if any.
     :param roots: directories to verify with ``--fix-config``.
     """
     groups: dict[AdapterMismatch, list[str]] = defaultdict(list)
@@ -85,7 +85,7 @@ class _Fetching(Lister):
     ) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of *results* in *root*, then print their number.
 
-        :param every: include checkpoints that were present; :attr:`result` has all of them.
+        :param every: include checkpoints that were already present, and add all to :attr:`result`.
         """
         fetched = present = 0
         mismatches: list[tuple[Path, AdapterMismatch | None]] = []

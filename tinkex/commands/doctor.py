@@ -78,7 +78,7 @@ class Doctor(Lister):
         ]
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
-        """Return a line of four fields; on a terminal, text in columns with the hint below."""
+        """Return a line of four fields; on a terminal, wrapped text with any hint below it."""
         stream = self.app.stdout
         if not stream.isatty():
             return super().plain_row(record)
@@ -133,7 +133,7 @@ def run_checks(
 
 
 def _run(name: str, check: Check, timeout: float) -> list[CheckResult]:
-    """Return the results of one check; a broken one does not affect the others."""
+    """Return the results of one check; an exception or a timeout counts as a failure."""
     from tinkex.api.http.concurrency import run_in_thread
 
     try:

@@ -53,10 +53,10 @@ _SAMPLING_OPTIONS = (
 def checked_model(
     command: Command | Lister, parsed_args: argparse.Namespace, name: str
 ) -> tuple[str | None, str | None]:
-    """Return the checkpoint path and the base model to sample; one of the two is ``None``.
+    """Return the checkpoint path and base model to sample from; one of the two is ``None``.
 
     :param name: name of the command, for messages.
-    :raises UsageError: both or none are given, or the model cannot be sampled.
+    :raises UsageError: neither or both are given, or the path names no checkpoint on the service.
     """
     arguments.check_model_options(parsed_args, name)
     if parsed_args.base_model:

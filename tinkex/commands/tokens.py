@@ -28,7 +28,7 @@ _NUMBERS = re.compile(r"\s*\d+(?:[\s,]+\d+)*\s*", re.ASCII)
 
 
 class _TokensLister(Lister):
-    """Base class of the tokens commands, which list one row per prompt and send no requests."""
+    """Base class of the tokens commands: one row per prompt, no requests to the service."""
 
     #: Whether text is expected; if so, text that looks like token ids is reported.
     reads_text: ClassVar[bool] = True

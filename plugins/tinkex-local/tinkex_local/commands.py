@@ -274,7 +274,7 @@ class AddLocalCheckpoint(ShowOne):
 
 
 def checkpoint_name(text: str) -> str:
-    """Return *text* if it is a valid name of a checkpoint; the type of an option."""
+    """Return *text* if it is a valid checkpoint name; used as the type of an option."""
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}", text):
         raise argparse.ArgumentTypeError(
             "a name must consist of 1 to 200 letters, digits, '_', '-' or '.', and must not begin "
@@ -301,7 +301,11 @@ def _app(key: str | None = None) -> Iterator[App]:
 
 @contextmanager
 def _reported(what: str, hint: str | None = None) -> Iterator[None]:
-    """Convert errors about *what* to exceptions of tinkex; *hint* is about models."""
+    """Convert errors of the block to exceptions of tinkex.
+
+    :param what: the directory or model, for messages.
+    :param hint: hint for errors about models.
+    """
     import sqlite3
 
     from tinkex_local.app import unusable

@@ -166,7 +166,7 @@ class SftTrain(ShowOne):
         return found[0], found[1]
 
     def _context(self, base_model: str, *, is_optional: bool) -> int | None:
-        """Return the context of the model, if the service reports it."""
+        """Return the context length of the model, if the service reports it."""
         try:
             for model in self.client.models.list():
                 if model.model_name == base_model:

@@ -109,7 +109,7 @@ class InspectCheckpoint(ShowOne):
 
 
 def _untrained(found: list[Kind], values: Mapping[str, list[float]]) -> list[str]:
-    """Return the parts of the model that the adapter lacks, and modules without an effect."""
+    """Return the parts of the model that the adapter lacks, and modules that have no effect."""
     parts = {"attention": "attn", "MLP": "mlp", "output layer": "lm_head", "": "unembed_tokens"}
     has = {name: any(word in kind.module for kind in found) for name, word in parts.items()}
     has["output layer"] |= has.pop("")

@@ -271,7 +271,7 @@ class _Push:
         self._base_model = adapter.fill_base_model(directory, self._base_model)
 
     def _convert(self, directory: Path) -> None:
-        """Replace the adapter in *directory* with one in the format of PEFT."""
+        """Convert the adapter in *directory* to PEFT format, in place."""
         from tinkex_hub import peft_format
         from tinkex_hub.placement import place
 

@@ -36,7 +36,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 def directory_of(command: ShowOne, source: str) -> Path | None:
     """Return the directory that *source* names; ``None`` if it names a checkpoint.
 
-    :raises LocalError: it can only be a directory, and there is none.
+    :raises LocalError: *source* can only name a directory, but there is no such directory.
     """
     directory = user_path(source)
     if directory.is_dir():

@@ -286,7 +286,7 @@ class _Session:
             yield text
 
     def _line(self, stdin: TextIO) -> str:
-        """Return the next line of *stdin*; if only the output is redirected, ask for it."""
+        """Return the next line of *stdin*; if it is a terminal, print ``> `` first."""
         if stdin.isatty():
             self._command.clear_progress()
             self._command.app.stderr.write("> ")
@@ -294,7 +294,7 @@ class _Session:
         return stdin.readline()
 
     def _typed(self) -> Iterator[str]:
-        """Yield what the user types; Ctrl-C drops a message, and Ctrl-D ends."""
+        """Yield what the user types; Ctrl-C drops a message, and Ctrl-D ends the chat."""
         session = _prompt_session(self._history())
         while True:
             try:
@@ -351,9 +351,9 @@ def _brief(text: str) -> str:
 
 
 def _prompt_session(history: Path | None) -> Any:
-    """Return a prompt with line editing, history, and Tab for commands.
+    """Return a prompt with line editing, history, and Tab completion of commands.
 
-    :param history: file of the history, in a private directory; ``None`` for no file.
+    :param history: history file, in a private directory; ``None`` for no file.
     """
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter

@@ -238,9 +238,9 @@ class Score(Lister):
     def _scored(
         self, model: _Scored, concurrency: int | None
     ) -> Iterator[tuple[Item, Likelihood | TinkexError]]:
-        """Yield the likelihood of each example as it is received, or its error.
+        """Yield each example with its likelihood or error, in the order of arrival.
 
-        :raises TinkexError: an error that would affect all other rows, too.
+        :raises TinkexError: an error that would affect all other examples, too.
         """
         from tinkex_lab.scoring import Scorer
 
