@@ -321,5 +321,5 @@ def _nth(found: Sequence[T], back: int, what: str, resource: str) -> T:
     """
     if back < len(found):
         return found[back]
-    few = f"~{back} does not exist, because the number of {what} is {len(found)}"
+    few = f"~{back} is out of range for {what} (maximum: ~{len(found) - 1})"
     raise InvalidName(few if found else f"there are no {what}", resource=resource)
