@@ -202,7 +202,7 @@ class _Search:
         fitting.sort(key=time_of, reverse=True)
         if len(fitting) > 1 and not name.latest:
             raise AmbiguousName(
-                f"the run {run_id} has {len(fitting)} checkpoints",
+                f"{shown(name.text)} is ambiguous: the run {run_id} has {len(fitting)} checkpoints",
                 hint="Use RUN:NAME or RUN@latest. Checkpoints in the run: "
                 f"{a_few([checkpoint.tinker_path for checkpoint in fitting])}.",
             )
