@@ -200,13 +200,13 @@ class _Search:
         fitting = [c for c in found if c.path and kind in (None, c.checkpoint_type)]
         # Checkpoints saved at the same time keep the service's order.
         fitting.sort(key=time_of, reverse=True)
+        what = f"{kind + ' ' if kind else ''}checkpoints"
         if len(fitting) > 1 and not name.latest:
             raise AmbiguousName(
-                f"{shown(name.text)} is ambiguous: the run {run_id} has {len(fitting)} checkpoints",
+                f"{shown(name.text)} is ambiguous: the run {run_id} has {len(fitting)} {what}",
                 hint="Use RUN:NAME or RUN@latest. Checkpoints in the run: "
                 f"{a_few([checkpoint.tinker_path for checkpoint in fitting])}.",
             )
-        what = f"{kind + ' ' if kind else ''}checkpoints"
         what += f" in the run {run_id}" if run_id else ""
         return _nth(fitting, name.back, what, "checkpoint").tinker_path
 
