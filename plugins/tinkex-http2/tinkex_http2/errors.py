@@ -16,8 +16,9 @@ FOREIGN = (OSError, RuntimeError, ValueError, *_BROKEN)
 _UNTRUSTED = "the certificate of {host} could not be verified: {reason}"
 _UNKNOWN = _UNTRUSTED.format(host="{host}", reason="unable to get local issuer certificate")
 _MALFORMED = "not a valid URL: {host}"
-_NO_TLS = "no TLS connection to {host}: {reason}"
+_NO_TLS = "cannot establish a TLS connection to {host}: {reason}"
 _LOST = "the connection to {host} was lost: "
+_UNANSWERED = _LOST + "connection closed without a response"
 _CUT = "the connection to {host} was lost in the middle of a response"
 _DAMAGED = "{host} sent a response that cannot be decompressed"
 _HINTS = dict.fromkeys((_UNTRUSTED, _UNKNOWN), CA_HINT) | {_MALFORMED: "Check the base URL."}
@@ -40,7 +41,7 @@ _TABLE: tuple[tuple[Any, str, type[ours.TinkexError], str], ...] = (
         "{host} rejected the request: too many concurrent requests",
     ),
     (_BROKEN, "before message length", ours.ConnectionFailed, _CUT),
-    (_BROKEN, "before message", ours.ConnectionFailed, _LOST + "it was closed without a response"),
+    (_BROKEN, "before message", ours.ConnectionFailed, _UNANSWERED),
     (_BROKEN, "content-length", ours.InvalidResponse, "{host} sent an invalid content length"),
     (_BROKEN, "connection error", ours.ConnectionFailed, _LOST + "{reason}"),
     (_BROKEN, "SendRequest", ours.ConnectionFailed, _LOST + "the response was not HTTP"),

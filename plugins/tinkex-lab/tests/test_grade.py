@@ -103,7 +103,7 @@ def test_a_program_that_takes_too_long_has_not_passed(grade):
     done = grade("--check", "exec:sleep 600", "--exec-timeout", "0.1", rows=ROWS[:1])
 
     assert done.stdout.startswith("all\t1\t2\t0\t")
-    assert "Checks killed after 0.1 s: 2." in done.stderr
+    assert "Commands killed after 0.1 s: 2." in done.stderr
 
 
 def test_control_c_kills_programs_and_their_children(tmp_path: Path):

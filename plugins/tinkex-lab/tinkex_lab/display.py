@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, TextIO
 
-from tinkex.columns import printable
+from tinkex.columns import counted, printable
 from tinkex_lab.comparison import Comparison, Span, differences
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ def caption(sample: Sequence | None) -> str:
     if sample is None:
         return ""
     mean = "n/a" if sample.avg_logprob is None else f"{sample.avg_logprob:.3f}"
-    return f"logprob {mean}, {sample.token_count} tokens, {printable(sample.stop_reason)}"
+    tokens = "" if sample.token_count is None else f"{counted(sample.token_count, 'token')}, "
+    return f"logprob {mean}, {tokens}{printable(sample.stop_reason)}"
 
 
 def _shown(text: str) -> str:

@@ -42,7 +42,8 @@ class Program:
         except ValueError as error:
             raise UsageError(
                 f"cannot parse the command {command!r}: {error}",
-                hint="Put an argument that contains an apostrophe in double quotes.",
+                hint="Close all quotes, and put an argument that contains an apostrophe in double "
+                "quotes.",
             ) from error
         if not self._argv:
             raise UsageError("exec: requires a command", hint="For example: 'exec:python test.py'")

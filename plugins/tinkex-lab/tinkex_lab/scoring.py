@@ -82,7 +82,7 @@ class Scorer:
         known = [value for value in values if value is not None]
         if len(known) < len(values):
             raise InvalidResponse(
-                f"the service returned no logprob for {len(values) - len(known)} of "
+                f"the server returned no logprob for {len(values) - len(known)} of "
                 f"{len(values)} tokens",
                 hint="Use a server that returns prompt logprobs.",
             )

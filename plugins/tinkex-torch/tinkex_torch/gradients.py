@@ -89,8 +89,8 @@ def _check_finite(losses: Sequence[Tensor], indices: list[int]) -> None:
     for index, loss in zip(indices, losses, strict=True):
         if not loss.sum().isfinite():
             raise OperationError(
-                f"the loss for datum {index} is not finite (NaN or infinity); all gradients since "
-                "the last optim_step were discarded"
+                f"the loss for datum {index} is not finite (NaN or infinity); a failed "
+                "forward_backward discards all accumulated gradients"
             )
 
 

@@ -73,7 +73,9 @@ class SftTrain(ShowOne):
             help="directory for the run's metrics and checkpoint list; required without --dry-run",
         )
         parser.add_argument(
-            "--resume", action="store_true", help="resume the interrupted run in --output"
+            "--resume",
+            action="store_true",
+            help="resume the interrupted run in the --output directory",
         )
         parser.add_argument(
             "--dry-run",
@@ -132,7 +134,7 @@ class SftTrain(ShowOne):
                 raise UsageError(
                     f"cannot train from {checkpoint}, because it is a sampler checkpoint",
                     hint="List the run's training checkpoints: "
-                    f"tinkex checkpoint list --run-id {run_id} --type weights",
+                    f"tinkex checkpoint list --run-id {run_id} --type training",
                 )
             base_model = self.client.checkpoints.info(checkpoint).base_model
             if not base_model:

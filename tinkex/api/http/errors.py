@@ -22,7 +22,7 @@ from tinkex.files import limit_error
 
 CA_HINT = (
     "If a private CA, such as a proxy's, signed the certificate, set REQUESTS_CA_BUNDLE, or "
-    "ca_bundle of the HTTP pool, to the CA's certificate."
+    "ca_bundle of the HTTP pool, to the path of the CA's certificate."
 )
 
 
@@ -85,7 +85,7 @@ def tls_error(causes: Sequence[BaseException], host: str) -> TinkexError | None:
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
             reason = (cause.reason or "handshake failed").replace("_", " ").lower()
             hint = CA_HINT if "no certificate" in reason else None
-            return TLSError(f"no TLS connection to {host}: {reason}", hint=hint)
+            return TLSError(f"cannot establish a TLS connection to {host}: {reason}", hint=hint)
     return None
 
 
@@ -125,7 +125,7 @@ def because(causes: Sequence[BaseException]) -> str:
             return f": {cause.strerror.lower()}"
     names = {type(cause).__name__ for cause in causes}
     if names & {"RemoteDisconnected"}:
-        return ": it was closed without a response"
+        return ": connection closed without a response"
     if names & {"BadStatusLine", "LineTooLong", "HTTPException"}:
         return ": the response was not HTTP"
     return ""

@@ -40,7 +40,7 @@ Status = Literal["ok", "warning", "fail", "skipped", "absent"]
 #: Maximum clock difference in seconds that does not invalidate signatures.
 _SKEW = 300
 _INSECURE_HINT = (
-    "Omit the option 'insecure', or remove it from the HTTP pool in the configuration file."
+    "Omit --insecure, or remove 'insecure' from the HTTP pool in the configuration file."
 )
 _RETRY_HINT = "Try again later. If the problem persists, contact the service operator."
 _CLOCK_HINT = "Correct this machine's clock, for example: timedatectl set-ntp true"
@@ -95,7 +95,7 @@ class Prober:
     def proxy(self) -> list[CheckResult]:
         """Find the proxy for the service."""
         proxy = adapter.proxy_for(self._settings.base_url)
-        found = f"{proxy.rpartition('@')[2]} (NO_PROXY lists exceptions)" if proxy else "none"
+        found = f"{proxy.rpartition('@')[2]} (bypass it with NO_PROXY)" if proxy else "none"
         return [CheckResult("proxy", "ok", found)]
 
     def dns(self) -> list[CheckResult]:

@@ -107,7 +107,7 @@ def _datum(datum: Mapping[str, Any]) -> bytes:
     out = b""
     for chunk in datum["model_input"]["chunks"]:
         if chunk.get("type", "encoded_text") != "encoded_text":
-            raise UsageError(f"training on {chunk['type']} is not supported; use tokens only")
+            raise UsageError(f"cannot train on {chunk['type']} chunks", hint="Use only tokens.")
         out += _bytes_field(1, _bytes_field(1, _bytes_field(1, _packed("i", chunk["tokens"]))))
     for name, tensor in datum["loss_fn_inputs"].items():
         if tensor["dtype"] not in _DTYPES or tensor.get("sparse_crow_indices") is not None:

@@ -64,8 +64,8 @@ _SAME_REQUEST = frozenset({307, 308})
 _HOPS = 5
 #: Hint after a 429 without a retry time, for a request that creates something.
 _LIMIT_HINT = (
-    "The server limits concurrent sessions. End another program that samples or trains, or wait "
-    "until idle sessions end."
+    "The server limits concurrent sessions. Stop another program that is sampling or training, or "
+    "wait for idle sessions to end."
 )
 _CHUNK, _BEGINNING = 64 * 1024, 1024
 #: Minimum length of an API key.

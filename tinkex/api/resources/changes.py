@@ -202,7 +202,8 @@ class Changes:
         elif failure and not lost:
             raise failure
         else:
-            message = "the server reports success, but still lists the checkpoint"
+            claim = "" if lost else " reports success, but"
+            message = f"the server{claim} still lists the checkpoint"
             message += f", and deleted {a_few(lost)} instead" if lost else ""
             raise OperationFailed(message, category="user" if lost else "server")
 

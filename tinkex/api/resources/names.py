@@ -200,13 +200,13 @@ class _Search:
         fitting = [c for c in found if c.path and kind in (None, c.checkpoint_type)]
         # Checkpoints saved at the same time keep the service's order.
         fitting.sort(key=time_of, reverse=True)
+        what = f"{kind + ' ' if kind else ''}checkpoints"
         if len(fitting) > 1 and not name.latest:
             raise AmbiguousName(
-                f"the run {run_id} has {len(fitting)} checkpoints",
+                f"{shown(name.text)} is ambiguous: the run {run_id} has {len(fitting)} {what}",
                 hint="Use RUN:NAME or RUN@latest. Checkpoints in the run: "
                 f"{a_few([checkpoint.tinker_path for checkpoint in fitting])}.",
             )
-        what = f"{kind + ' ' if kind else ''}checkpoints"
         what += f" in the run {run_id}" if run_id else ""
         return _nth(fitting, name.back, what, "checkpoint").tinker_path
 
@@ -321,5 +321,5 @@ def _nth(found: Sequence[T], back: int, what: str, resource: str) -> T:
     """
     if back < len(found):
         return found[back]
-    few = f"~{back} does not exist, because the number of {what} is {len(found)}"
+    few = f"~{back} is out of range for {what} (maximum: ~{len(found) - 1})"
     raise InvalidName(few if found else f"there are no {what}", resource=resource)

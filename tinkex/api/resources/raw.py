@@ -55,7 +55,7 @@ def _check(headers: Mapping[str, Any], params: Mapping[str, Any]) -> None:
         if not _HEADER.fullmatch(name):
             raise UsageError(f"not a header name: {name[:40]!r}")
         if not _VALUE.fullmatch(str(value)):
-            raise UsageError(f"the header {name} has a character that is not allowed in headers")
+            raise UsageError(f"the value of the header {name} contains an invalid character")
     for name, value in params.items():
         texts = value if isinstance(value, (list, tuple)) else [value]
         try:

@@ -116,7 +116,7 @@ class Grade(Lister):
             write_atomically(parsed_args.per_row, "".join(lines))
         self._report_failed_rows(parsed_args.results)
         if count := sum(check.timeouts for check in checks if isinstance(check, Program)):
-            self.status(f"Checks killed after {parsed_args.exec_timeout:g} s: {count}.")
+            self.status(f"Commands killed after {parsed_args.exec_timeout:g} s: {count}.")
         rows = [_values(name, tally, k) for name, tally in groups.items()]
         rows.append(_values(None, total, k))
         self.result = dict(zip(self.column_names[1:], rows[-1][1:], strict=True))

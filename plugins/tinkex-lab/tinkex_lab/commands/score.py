@@ -61,10 +61,10 @@ class Score(Lister):
 
     operation = "Scoring"
     notes = (
-        "The NLL (negative log-likelihood) is a mean per token. The scored tokens are the "
-        "assistant's replies in a row with messages, the completion and its end token in a row "
-        "with a prompt, and all tokens except the first in a row with text. To compare models with "
-        "different tokenizers, use bits per byte, which exclude special tokens."
+        "The NLL (negative log-likelihood) is a mean per token. In rows with messages, the "
+        "assistant's replies are scored; in rows with a prompt, the completion and its end token; "
+        "in rows with text, all tokens except the first. To compare models with different "
+        "tokenizers, use bits per byte, which exclude special tokens."
     )
     column_names = (
         *("model", "base_model", "rows", "tokens", "nll", "perplexity", "bits_per_byte"),

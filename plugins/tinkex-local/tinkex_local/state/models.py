@@ -215,7 +215,7 @@ def _value(
 def _count(values: Mapping[str, Any], name: str, path: Path) -> int:
     value = _value(values, name, path)
     if type(value) is not int or not 0 < value <= _LARGEST:
-        raise ModelError(f"{path}: {name} is not a whole number above 0")
+        raise ModelError(f"{path}: {name} is not a whole number from 1 to {_LARGEST}")
     return value
 
 

@@ -203,7 +203,8 @@ def _prompt(body: bodies.Sample, facts: ModelFacts) -> tuple[int, ...]:
     for chunk in body.prompt.chunks:
         if chunk.type != "encoded_text" or chunk.tokens is None:
             raise bad_request(
-                f"This service accepts only encoded_text chunks, not {chunk.type[:40]!r}"
+                f"The prompt has a chunk of type {chunk.type[:40]!r}; this service accepts only "
+                "encoded_text chunks with tokens"
             )
         tokens += chunk.tokens
     if not tokens:

@@ -166,7 +166,7 @@ def load(service: Service, body: bodies.LoadWeights) -> dict[str, Any]:
         return _load_into(service, body, path)
     if body.model_id is None and body.session_id is not None and body.model_seq_id is not None:
         return _create_from(service, body, path)
-    raise bad_request("Specify either model_id and seq_id, or session_id and model_seq_id")
+    raise bad_request("Specify either model_id, or session_id and model_seq_id")
 
 
 def _load_into(service: Service, body: bodies.LoadWeights, path: TinkerPath) -> dict[str, Any]:

@@ -195,7 +195,7 @@ def _read_datum(raw: bytes, index: int) -> tuple[NDArray[Any], dict[str, Tensor]
         if number == 1:
             for kind, chunk in protobuf.fields(protobuf.message(value)):
                 if kind != 1:
-                    raise _only_text(index, {2: "image", 3: "dmel"}.get(kind, "another kind"))
+                    raise _only_text(index, {2: "image", 3: "dmel"}.get(kind, "unknown"))
                 packed = dict(protobuf.fields(protobuf.message(chunk))).get(1, b"")
                 chunks.append(protobuf.array(packed, "int32"))
         elif number == 2:
@@ -358,8 +358,10 @@ def _unequal(where: str, values: NDArray[Any], expected: str) -> Problem:
 
 
 def _only_text(index: int, kind: str) -> Problem:
-    where = f"data[{index}].model_input"
-    return bad_request(f"{where}: this service accepts only encoded_text chunks, not {kind[:40]!r}")
+    return bad_request(
+        f"data[{index}].model_input has a chunk of type {kind[:40]!r}; this service accepts only "
+        "encoded_text chunks with tokens"
+    )
 
 
 def _place(index: int, name: str) -> str:

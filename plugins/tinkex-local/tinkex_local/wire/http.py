@@ -46,7 +46,7 @@ def body_bytes() -> bytes:
     if _READ in given:
         return bytes(given[_READ])
     if given.get("HTTP_CONTENT_ENCODING", "identity").lower() not in ("identity", ""):
-        raise Problem(415, "Content-Encoding is not supported")
+        raise Problem(415, "Content-Encoding must be identity or omitted")
     try:
         length = int(given.get("CONTENT_LENGTH") or 0)
     except ValueError as error:
