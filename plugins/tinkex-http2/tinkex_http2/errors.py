@@ -16,7 +16,7 @@ FOREIGN = (OSError, RuntimeError, ValueError, *_BROKEN)
 _UNTRUSTED = "the certificate of {host} could not be verified: {reason}"
 _UNKNOWN = _UNTRUSTED.format(host="{host}", reason="unable to get local issuer certificate")
 _MALFORMED = "not a valid URL: {host}"
-_NO_TLS = "no TLS connection to {host}: {reason}"
+_NO_TLS = "cannot establish a TLS connection to {host}: {reason}"
 _LOST = "the connection to {host} was lost: "
 _CUT = "the connection to {host} was lost in the middle of a response"
 _DAMAGED = "{host} sent a response that cannot be decompressed"

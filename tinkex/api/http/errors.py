@@ -85,7 +85,7 @@ def tls_error(causes: Sequence[BaseException], host: str) -> TinkexError | None:
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
             reason = (cause.reason or "handshake failed").replace("_", " ").lower()
             hint = CA_HINT if "no certificate" in reason else None
-            return TLSError(f"no TLS connection to {host}: {reason}", hint=hint)
+            return TLSError(f"cannot establish a TLS connection to {host}: {reason}", hint=hint)
     return None
 
 

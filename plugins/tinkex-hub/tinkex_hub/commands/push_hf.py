@@ -55,8 +55,8 @@ class PushHfCheckpoint(ShowOne):
             "--repo",
             metavar="<repo>",
             type=non_empty,
-            help="repository, as owner/name (default: a repository in your account that is named "
-            "after the base model and run; the branch is then named after the checkpoint)",
+            help="repository, as owner/name (default: a repository in your account, named after "
+            "the base model and the run; the branch is then named after the checkpoint)",
         )
         parser.add_argument(
             "--public", action="store_true", help="make a new repository public (default: private)"
