@@ -253,7 +253,7 @@ def _refused(error: Any, host: str, repo: str | None) -> APIError:
         what = repo or "the resource"
         return NotFound(f"{what} was not found on {host}{said}", hint=hint, **more)
     if status >= 500 or status == 429:
-        hint = "Try again later; the checkpoint is unchanged."
+        hint = "Try again later."
         return ServerError(
             f"the request to {host} failed{said}", hint=hint, category="server", **more
         )

@@ -74,7 +74,9 @@ class PushHfCheckpoint(ShowOne):
             help="commit message (default: Upload <tinker_path> with tinkex)",
         )
         parser.add_argument(
-            "--create-pr", action="store_true", help="open a pull request instead of committing"
+            "--create-pr",
+            action="store_true",
+            help="open a pull request instead of committing directly",
         )
         _add_choice(
             parser, "--allow-pattern", "upload only files whose names match this shell pattern"
@@ -247,7 +249,7 @@ class _Push:
         if named and named != str(self._path):
             branch = "" if self._options.create_pr else ", or another branch with --revision"
             raise UsageError(
-                f"the repository {self.repo} already contains another checkpoint: {named}",
+                f"the repository {self.repo} already contains a different checkpoint: {named}",
                 hint=f"Choose another repository with --repo{branch}.",
             )
         self._has_card = text is not None
