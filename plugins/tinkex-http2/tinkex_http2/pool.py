@@ -23,8 +23,8 @@ class Http2Pool(HttpPool):
         if settings.pool_options.insecure:
             raise SettingsError(
                 "the HTTP pool http2 cannot disable certificate checks",
-                hint="Use --http-pool default, or, instead of insecure, set ca_bundle to the "
-                "server's CA certificate.",
+                hint="Use --http-pool default, or set ca_bundle to the server's CA certificate "
+                "instead of using insecure.",
             )
         # The engine is imported on first use, so that choosing a pool is fast.
         from tinkex_http2.sender import EngineSender

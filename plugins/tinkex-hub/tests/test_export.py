@@ -148,7 +148,7 @@ def test_experts_that_peft_does_not_load_are_refused(
         json.dumps({**case.toy.config, "model_type": model_type})
     )
     done = case.export(code=1)
-    failure(done, "PEFT does not load some experts or dense layers of this model", "--to merged")
+    failure(done, "PEFT might not load all experts and dense layers of this model", "--to merged")
     case.export("--to", "merged")
 
 
@@ -164,7 +164,7 @@ def test_separate_experts_are_refused_where_peft_loads_them_fused(
     (case.base / "config.json").write_text(
         json.dumps({**case.toy.config, "model_type": model_type})
     )
-    failure(case.export(code=1), "PEFT does not load some experts or dense layers", "--to merged")
+    failure(case.export(code=1), "PEFT might not load all experts and dense layers", "--to merged")
 
 
 @pytest.mark.parametrize("family", ["gpt_oss", "qwen3_5"])

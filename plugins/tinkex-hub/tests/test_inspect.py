@@ -107,7 +107,7 @@ def config(**more: Any) -> dict[str, Any]:
         (["lm_head"], config(), "all", "all", "loads lm_head only for models"),
         (["unembed_tokens"], config(), "nothing", "nothing", "unexpected modules: model.unembed"),
         (["mlp.experts.w1"], config(), "nothing", "nothing", "model.layers.*.mlp.experts.w1"),
-        (["in_proj_q"], config(), "nothing", "all", "splits in_proj_qkv itself"),
+        (["in_proj_q"], config(), "nothing", "all", "splits in_proj_qkv, so it can load"),
         (["q_proj"], config(use_dora=True), "all", "nothing", "use_dora is set"),
         (["q_proj"], config(alpha_pattern={"q_proj": 99}), "all", "all", "ignores alpha_pattern"),
     ],

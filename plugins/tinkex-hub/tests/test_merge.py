@@ -177,8 +177,8 @@ def no_embeddings(case: World) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (quantized, "is quantized"),
-        (packed, "is quantized"),
+        (quantized, "cannot merge into the quantized base model"),
+        (packed, "cannot merge into the quantized base model"),
         (integers, "has an unsupported type: I8"),
         (infinite, "model.layers.0.mlp.up_proj.weight contains NaN"),
         (too_large, "contains NaN, or values outside the range of float16"),

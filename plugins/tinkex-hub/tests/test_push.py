@@ -220,10 +220,10 @@ def test_a_repository_of_another_checkpoint_is_refused(push: Any, style: str) ->
     push.hub.add("ada/theirs", readme=style.format(other))
 
     done = push("--repo", "ada/theirs")
-    refused(done, f"the repository ada/theirs already contains another checkpoint: {other}")
+    refused(done, f"the repository ada/theirs already contains a different checkpoint: {other}")
     assert "another branch with --revision" in done.stderr
     done = push("--repo", "ada/theirs", "--create-pr")
-    refused(done, f"the repository ada/theirs already contains another checkpoint: {other}")
+    refused(done, f"the repository ada/theirs already contains a different checkpoint: {other}")
     assert "--revision" not in done.stderr  # cannot be used with --create-pr
     assert push.hub.commits == []
     assert "Downloading" not in done.stderr

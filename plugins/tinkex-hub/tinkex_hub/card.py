@@ -21,9 +21,9 @@ UNCHECKED = (
 _CONVERT = [
     "## Usage",
     "",
-    "PEFT and vLLM cannot load some of the tensors, because the training service uses other names",
-    "for them than PEFT.",
-    "Convert the adapter first: `tinkex checkpoint export DIR --to peft --output OUT`.",
+    "PEFT and vLLM cannot load some of the tensors, because their names differ from those that",
+    "PEFT expects. To convert the adapter, download this repository to a directory DIR, and run",
+    "`tinkex checkpoint export DIR --to peft --output OUT`.",
     "",
 ]
 _PARTS = {"train_attn": "attention", "train_mlp": "MLP", "train_unembed": "unembedding"}

@@ -31,7 +31,7 @@ from tinkex_hub import __version__, card
 #: How to install the client of the Hub.
 INSTALL = "Install huggingface_hub: pip install 'huggingface_hub>=1.0'"
 _MAIN = "main"
-_LOGIN = "Specify a valid token with --hf-token or HF_TOKEN, or log in: hf auth login"
+_LOGIN = "Specify a valid token with --hf-token or HF_TOKEN, or log in with 'hf auth login'."
 #: HTTP libraries of the supported versions of huggingface_hub.
 _HTTP_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 
@@ -253,7 +253,7 @@ def _refused(error: Any, host: str, repo: str | None) -> APIError:
         what = repo or "the resource"
         return NotFound(f"{what} was not found on {host}{said}", hint=hint, **more)
     if status >= 500 or status == 429:
-        hint = "Try again later; the checkpoint is unchanged."
+        hint = "Try again later."
         return ServerError(
             f"the request to {host} failed{said}", hint=hint, category="server", **more
         )

@@ -80,5 +80,5 @@ def _errors(name: str, endpoint: str) -> Iterator[None]:
         if ours is None:
             raise
         if isinstance(ours, APIError) and ours.category != "server":
-            ours.hint = "Check the name. For a private or gated model, log in: hf auth login"
+            ours.hint = "Check the name. For a private or gated model, log in with 'hf auth login'."
         raise ours from error

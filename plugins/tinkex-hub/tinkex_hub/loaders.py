@@ -85,9 +85,11 @@ def in_vllm(adapter: Adapter) -> Verdict:
     if any(name.rpartition(".")[2] in _OUTPUT for name in modules):
         reasons.append("loads lm_head only for models that support it, such as Llama and Qwen3")
     if any(_PARTS.search(name) for name in modules):
-        reasons.append("splits in_proj_qkv itself (Qwen3.5)")
+        reasons.append(
+            "splits in_proj_qkv, so it can load in_proj_q, in_proj_k and in_proj_v (Qwen3.5)"
+        )
     if any(".experts." in name for name in modules):
-        reasons.append("loads experts differently for each model; test the result")
+        reasons.append("loads experts differently for each model, so test the result")
     return Verdict("all", reasons)
 
 

@@ -75,7 +75,7 @@ def plan(adapter: Adapter, places: list[Place], base: BaseModel) -> Plan:
     """
     hint = "Use a version of the model whose weights are in bfloat16, float16 or float32."
     if base.is_quantized:
-        raise UsageError(f"the base model {base.name} is quantized", hint=hint)
+        raise UsageError(f"cannot merge into the quantized base model {base.name}", hint=hint)
     updates: dict[str, list[Update]] = defaultdict(list)
     output = f"{base.output_layer}.weight"
     for place in places:

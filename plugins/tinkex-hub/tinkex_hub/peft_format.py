@@ -49,7 +49,8 @@ def write(adapter: Adapter, places: list[Place], base_model: str | None, directo
     """
     if any(place.path.startswith(_UNSUPPORTED) for place in places):
         raise UsageError(
-            "PEFT's module names for this model differ from those in the weight files",
+            "cannot convert the adapter: for this model, PEFT's module names differ from those in "
+            "the weight files",
             hint=_MERGE,
         )
     _check_experts(places)
@@ -80,7 +81,7 @@ def _check_experts(places: list[Place]) -> None:
     is_wrong = "" in ways | single or "fused" in single
     if is_wrong or ("separate" in ways | single and has_dense):
         raise UsageError(
-            "PEFT does not load some experts or dense layers of this model type",
+            "PEFT might not load all experts and dense layers of this model type",
             hint=_MERGE,
         )
 

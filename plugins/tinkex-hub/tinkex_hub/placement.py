@@ -120,7 +120,7 @@ def place(adapter: Adapter, base: BaseModel | None) -> list[Place]:
     if adapter.unusual:
         raise UsageError(
             f"the adapter is not plain LoRA; it sets {', '.join(adapter.unusual)}",
-            hint="Convert the adapter with the library that created it.",
+            hint="Convert the adapter to plain LoRA with the library that created it.",
         )
     places, unknown = _Placing(adapter, base).places()
     unknown += adapter.others

@@ -143,7 +143,8 @@ def parse_header(header: bytes) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         numbers = [begin, stop, *shape]
         if not all(type(number) is int and number >= 0 for number in numbers) or begin != end:
             raise ValueError(
-                "there is a gap between tensors, tensors overlap, or a dimension is negative"
+                "tensors overlap or leave gaps, or an offset or dimension is not an integer, or "
+                "is negative"
             )
         info = TensorInfo(str(dtype), tuple(shape), begin, stop - begin)
         expected = FLOATS[dtype] * info.count if dtype in FLOATS else info.size

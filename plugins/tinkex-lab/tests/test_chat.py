@@ -78,7 +78,8 @@ def test_lines_are_turns_of_one_conversation(chat, monkeypatch):
     plain = chat(["Who are you?"])
     assert plain.stdout == first["content"] + "\n"
     assert (
-        "(stopped after 6 tokens; to change the limit: /params max_tokens NUMBER)" in plain.stderr
+        "Stopped after 6 tokens. To change the limit, use /params max_tokens NUMBER."
+        in plain.stderr
     )
 
 
@@ -140,7 +141,7 @@ def test_parameters_can_be_set(chat):
         *("--temperature", "0.5"),
     )
 
-    assert "(stopped after 2 tokens" in done.stderr
+    assert "Stopped after 2 tokens." in done.stderr
     assert "max_tokens = 256" in done.stderr
     assert 'stop = ["x"]' in done.stderr
     assert "seed = 9" in done.stderr

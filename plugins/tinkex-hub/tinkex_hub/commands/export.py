@@ -35,7 +35,7 @@ class ExportCheckpoint(ShowOne):
             "--to",
             choices=("peft", "merged"),
             default="peft",
-            help="peft: an adapter with tensor names that PEFT and vLLM can load; "
+            help="peft: an adapter that PEFT and vLLM can load; "
             "merged: the base model with the adapter added to its weights (default: peft)",
         )
         sources.add_base(parser, "the adapter's base model; --to merged requires a directory")

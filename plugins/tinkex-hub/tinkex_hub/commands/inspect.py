@@ -47,7 +47,7 @@ class InspectCheckpoint(ShowOne):
             "--norms",
             action="store_true",
             help="also compute update norms for a checkpoint on the service (reads the entire "
-            "checkpoint); always computed for a directory",
+            "checkpoint); for a directory, they are always computed",
         )
 
     def take_action(self, parsed_args: argparse.Namespace) -> Any:

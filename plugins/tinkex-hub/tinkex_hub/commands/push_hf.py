@@ -55,8 +55,8 @@ class PushHfCheckpoint(ShowOne):
             "--repo",
             metavar="<repo>",
             type=non_empty,
-            help="repository, as owner/name (default: a repository in your account that is named "
-            "after the base model and run; the branch is then named after the checkpoint)",
+            help="repository, as owner/name (default: a repository in your account, named after "
+            "the base model and the run; the branch is then named after the checkpoint)",
         )
         parser.add_argument(
             "--public", action="store_true", help="make a new repository public (default: private)"
@@ -74,7 +74,9 @@ class PushHfCheckpoint(ShowOne):
             help="commit message (default: Upload <tinker_path> with tinkex)",
         )
         parser.add_argument(
-            "--create-pr", action="store_true", help="open a pull request instead of committing"
+            "--create-pr",
+            action="store_true",
+            help="open a pull request instead of committing directly",
         )
         _add_choice(
             parser, "--allow-pattern", "upload only files whose names match this shell pattern"
@@ -247,7 +249,7 @@ class _Push:
         if named and named != str(self._path):
             branch = "" if self._options.create_pr else ", or another branch with --revision"
             raise UsageError(
-                f"the repository {self.repo} already contains another checkpoint: {named}",
+                f"the repository {self.repo} already contains a different checkpoint: {named}",
                 hint=f"Choose another repository with --repo{branch}.",
             )
         self._has_card = text is not None

@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tinkex.columns import printable
+from tinkex.columns import counted, printable
 from tinkex.commands.arguments import add_formats, check_stdin
 from tinkex.commands.base import Command
 from tinkex.commands.sampling import (
@@ -54,9 +54,9 @@ class Chat(Command):
     notes = (
         "On a terminal, Enter sends a message, and Alt-Enter inserts a line break. Ctrl-C stops "
         "the current answer, and Ctrl-D ends the chat. If standard input is not a terminal, each "
-        "line is a message. A backslash at the end of a line continues the message on the next "
-        "line. A line that begins with / is a command; /help lists the commands. With --seed, the "
-        "seed increases by one for each answer."
+        "line is a message, and a backslash at the end of a line continues the message on the next "
+        "line. A message that begins with / is a command; /help lists the commands. With --seed, "
+        "the seed increases by one for each answer."
     )
     examples = (
         "tinkex chat run-123:final --system 'Answer briefly.'",
@@ -325,8 +325,8 @@ class _Session:
             stdout.write(answer.content + "\n")
         stdout.flush()
         if answer.stop_reason == "length":
-            limit = "to change the limit: /params max_tokens NUMBER"
-            self._say(f"(stopped after {answer.token_count} tokens; {limit})")
+            stopped = f"Stopped after {counted(answer.token_count, 'token')}."
+            self._say(f"{stopped} To change the limit, use /params max_tokens NUMBER.")
         self._warn_of_context(answer)
 
     def _warn_of_context(self, answer: Answer) -> None:
