@@ -376,7 +376,7 @@ def _add_settings(add: Callable[..., argparse.Action]) -> Iterator[argparse.Acti
     yield add(
         "--profile",
         metavar="<name>",
-        help="named group of settings from the configuration file [TINKEX_PROFILE]",
+        help="named group of settings, from the configuration file or a plugin [TINKEX_PROFILE]",
     )
     yield add(
         "--http-pool",

@@ -144,9 +144,10 @@ def read_prompt(text: str | None, file: str | None, stdin: TextIO | None = None)
         try:
             prompt = prompt_in(read_bytes(file, stdin).decode("utf-8-sig"))
         except UnicodeDecodeError as error:
+            where = "standard input" if file == "-" else file
             raise LocalError(
-                f"{file} is not UTF-8 text (byte {error.start})",
-                hint="Convert the file to UTF-8 with iconv.",
+                f"{where} is not UTF-8 text (byte {error.start})",
+                hint="Convert the text to UTF-8 with iconv.",
             ) from error
     if not prompt:
         raise UsageError("the prompt is empty", hint=_EXAMPLE)
@@ -167,8 +168,8 @@ def read_messages(file: str, stdin: TextIO | None = None) -> list[dict[str, Any]
         value = json.loads(read_bytes(file, stdin).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise LocalError(
-            f"{file} is not UTF-8 text (byte {error.start})",
-            hint="Convert the file to UTF-8 with iconv.",
+            f"{where} is not UTF-8 text (byte {error.start})",
+            hint="Convert the text to UTF-8 with iconv.",
         ) from error
     except (ValueError, RecursionError) as error:
         many = ". To send several conversations: tinkex run batch"
