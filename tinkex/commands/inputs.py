@@ -103,7 +103,7 @@ def _checked(model: ModelPath, text: str) -> ModelPath:
     path = user_path(text)
     if not (path if path.is_dir() else path.parent).joinpath(ADAPTER_CONFIG).is_file():
         hint = "Specify a file written by 'tinkex checkpoint --output', or an adapter's directory."
-        raise UsageError(f"{text} contains no checkpoint path and no base model", hint=hint)
+        raise UsageError(f"{text} contains neither a checkpoint path nor a base model", hint=hint)
     raise UsageError(
         f"{text} does not specify its base model",
         hint=f"Add base_model_name_or_path to {ADAPTER_CONFIG}, or use --base-model.",
