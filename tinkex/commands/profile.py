@@ -108,7 +108,7 @@ class AddProfile(ShowOne):
         if name in written and not parsed_args.force:
             raise UsageError(
                 f"profile {name!r} already exists",
-                hint=f"Change it with 'tinkex --profile {name} config set', or replace it with --force.",
+                hint=f"Change it with 'tinkex --profile {name} config set', or add --force.",
             )
         values = self._values(parsed_args)
         is_of_plugin = name in file.plugin_profile_names()
