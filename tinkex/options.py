@@ -225,7 +225,7 @@ class Parser(argparse.ArgumentParser):
             return f"Did you mean {near}?"
         if self.command:
             return f"See: {self._help_command()}"
-        return "Put command options after the command: tinkex checkpoint list --limit 5"
+        return "Put command options after the command, as in: tinkex checkpoint list --limit 5"
 
     def _hint_at_quotes(self, extra: list[str]) -> str | None:
         """Return a hint if *extra* is the rest of an unquoted value before it."""
@@ -376,7 +376,7 @@ def _add_settings(add: Callable[..., argparse.Action]) -> Iterator[argparse.Acti
     yield add(
         "--profile",
         metavar="<name>",
-        help="named group of settings from the configuration file [TINKEX_PROFILE]",
+        help="named group of settings, from the configuration file or a plugin [TINKEX_PROFILE]",
     )
     yield add(
         "--http-pool",

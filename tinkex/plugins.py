@@ -347,11 +347,12 @@ def find_distribution(name: str) -> Distribution | None:
 def how_to_get(name: str) -> str:
     """Return a hint on how to install or load *name*, a plugin of this project.
 
-    The source is that of tinkex, as recorded by pip (PEP 610): a source directory, a repository, or
-    the package index.
+    The source is that of tinkex, as recorded by pip (PEP 610): directory, repository or index.
     """
     if find_distribution(name):
-        return f"{why_off(name) or f'The installed {name} does not provide it'}."
+        if off := why_off(name):
+            return f"{off}. Change or unset {ONLY}."
+        return f"The installed {name} does not provide it."
     import json
     import shlex
     from pathlib import Path

@@ -155,7 +155,7 @@ class Settings:
         login = self._command("auth login")
         if elsewhere := _keys_elsewhere():
             others = ", ".join(f"{url} ({option})" for option, url in elsewhere.items())
-            return f"There is a key for {others}. For this server, log in with '{login}'."
+            return f"Servers with a key: {others}. For this server, log in with '{login}'."
         return (
             f"Log in with '{login}' or set TINKER_API_KEY. Without an account, use --profile local."
         )
@@ -281,7 +281,7 @@ def stray_key(settings: Settings) -> str | None:
     if origin != ENVIRONMENT["api_key"] or not official or not elsewhere:
         return None
     return (
-        f"{origin} is sent to {url}, the server of profile {settings.profile}. If the "
+        f"The key in {origin} is sent to {url}, the server of profile {settings.profile}. If the "
         "key is for another server, store the right key for the profile: "
         f"tinkex --profile {settings.profile} auth login"
     )

@@ -120,8 +120,7 @@ def local_service(directory: str | os.PathLike[str]) -> Iterator[Path]:
     """
     if "local" not in {ep.name for ep in plugins.entry_points(plugins.HTTP_POOLS)}:
         raise PluginError(
-            "the local service is not installed",
-            hint=plugins.how_to_get("tinkex-local"),
+            "the local service is not available", hint=plugins.how_to_get("tinkex-local")
         )
     with isolated(directory) as home:
         os.environ["TINKEX_LOCAL_HOME"] = str(home / "local-service")
@@ -194,7 +193,7 @@ def _command_faults(command: Any, name: str) -> Iterator[str]:
                 yield f"{attribute} contains {column!r}, which is not in column_names"
     for count in _row_lengths(command) if names else ():
         if count != len(names):
-            yield f"a row has {count} values for {len(names)} column_names: {', '.join(names)}"
+            yield f"a row has length {count}, but column_names has {len(names)}: {', '.join(names)}"
 
 
 def _row_lengths(command: Any) -> Iterator[int]:

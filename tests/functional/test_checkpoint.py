@@ -191,7 +191,7 @@ def test_delete_by_filters_needs_yes_without_a_terminal(served, run, client):
     assert done.stdout.count("Would delete tinker://") == 7
     assert "Would delete 7 checkpoints (" in done.stderr
     done = served(f"checkpoint delete tinker://{run}/weights/nix --dry-run", code=1)
-    assert "do not exist" in done.stderr
+    assert "checkpoints not found" in done.stderr
     done = served(f"checkpoint delete tinker://{run}/weights/final --curl")
     assert done.stdout.startswith("curl --request DELETE ")
     assert served(f"checkpoint delete --run-id {run} --public -f json").rows == []

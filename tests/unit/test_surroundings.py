@@ -45,7 +45,7 @@ def test_credential_command_with_a_key_in_it_is_masked(monkeypatch):
 def test_a_key_that_may_go_to_the_wrong_server_is_told_once_and_only_where_it_goes(config):
     config("profile: gpu\nprofiles: {gpu: {base_url: 'https://gpu.invalid', timeout: 1s}}")
     environ = {"TINKER_API_KEY": "tml-hosted"}
-    warning = "Warning: TINKER_API_KEY is sent to https://gpu.invalid, the server of profile gpu"
+    warning = "Warning: The key in TINKER_API_KEY is sent to https://gpu.invalid, the server of"
 
     sent = invoke(["checkpoint", "list", "--quiet"], environ=environ)
     assert sent.stderr.count(warning) == 1

@@ -66,7 +66,7 @@ class BulkChange(Lister):
             "--force",
             action="store_true",
             help="change a checkpoint even if the server cannot distinguish it from a "
-            "checkpoint of another kind with the same name; one or both may be changed",
+            "checkpoint of another type with the same name; one or both may be changed",
         )
 
     def select(self, parsed_args: argparse.Namespace) -> dict[str, Checkpoint]:
@@ -97,7 +97,7 @@ class BulkChange(Lister):
             lines.append(f"  … and {len(going) - _PATHS_SHOWN} more")
         complete = all(path in found for path in going)
         rows = [found[path] for path in going if path in found]
-        what = summary(rows) if complete else f"{len(going)} checkpoint(s)"
+        what = summary(rows) if complete else counted(len(going), "checkpoint")
         self.confirm("\n".join([words[0], *lines, words[1].format(what)]))
 
     def _note(self, checkpoint: Checkpoint | None, twins: Sequence[str]) -> str:

@@ -119,7 +119,7 @@ class DeleteCheckpoint(_Deletion):
         missing = [path for path in paths if path not in found and path not in refused]
         if missing:
             raise TinkexError(
-                f"{len(missing)} of {len(paths)} checkpoints do not exist: {missing[0]}"
+                f"{len(missing)} of {len(paths)} checkpoints not found: {missing[0]}"
                 + (" and others" if len(missing) > 1 else ""),
                 hint=self.client.checkpoints.suggest(missing[0]),
             )

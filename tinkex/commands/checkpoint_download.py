@@ -218,7 +218,7 @@ class SyncCheckpoint(_Fetching):
     line = "Downloaded {path} to {directory}"
     hints: ClassVar[Mapping[type[TinkexError], str]] = {  # there is no --force
         exceptions.TargetExists: "Move the existing files away, or sync to another directory.",
-        exceptions.TargetInUse: "Wait until it finishes, or sync to another directory.",
+        exceptions.TargetInUse: "Wait for the other download, or sync to another directory.",
     }
     column_names = ("tinker_path", "directory", "status", "size_bytes", "error")
     droppable = ("error", "size_bytes", "directory")
@@ -232,7 +232,7 @@ class SyncCheckpoint(_Fetching):
         parser.add_argument(
             "directory",
             metavar="<dir>",
-            help="output directory; each checkpoint is written to its subdirectory <kind>/<name>",
+            help="output directory; each checkpoint is written to the subdirectory <kind>/<name>",
         )
         arguments.add_type(parser)
         parser.add_argument(

@@ -146,7 +146,7 @@ def _run(name: str, check: Check, timeout: float) -> list[CheckResult]:
         return [_failed(name, error)]
     except Exception as error:
         detail = f"the check itself failed: {type(error).__name__}: {error}"
-        return [_result(name, "fail", detail, "Report this bug to the maintainers.")]
+        return [_result(name, "fail", detail, "Report this bug to the maintainers of tinkex.")]
 
 
 def _result(check: str, status: Status, detail: str, hint: str | None = None) -> CheckResult:

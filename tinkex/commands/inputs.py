@@ -103,7 +103,7 @@ def _checked(model: ModelPath, text: str) -> ModelPath:
     path = user_path(text)
     if not (path if path.is_dir() else path.parent).joinpath(ADAPTER_CONFIG).is_file():
         hint = "Specify a file written by 'tinkex checkpoint --output', or an adapter's directory."
-        raise UsageError(f"{text} contains no checkpoint path and no base model", hint=hint)
+        raise UsageError(f"{text} contains neither a checkpoint path nor a base model", hint=hint)
     raise UsageError(
         f"{text} does not specify its base model",
         hint=f"Add base_model_name_or_path to {ADAPTER_CONFIG}, or use --base-model.",
@@ -144,9 +144,10 @@ def read_prompt(text: str | None, file: str | None, stdin: TextIO | None = None)
         try:
             prompt = prompt_in(read_bytes(file, stdin).decode("utf-8-sig"))
         except UnicodeDecodeError as error:
+            where = "standard input" if file == "-" else file
             raise LocalError(
-                f"{file} is not UTF-8 text (byte {error.start})",
-                hint="Convert the file to UTF-8 with iconv.",
+                f"{where} is not UTF-8 text (byte {error.start})",
+                hint="Convert the text to UTF-8 with iconv.",
             ) from error
     if not prompt:
         raise UsageError("the prompt is empty", hint=_EXAMPLE)
@@ -167,8 +168,8 @@ def read_messages(file: str, stdin: TextIO | None = None) -> list[dict[str, Any]
         value = json.loads(read_bytes(file, stdin).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise LocalError(
-            f"{file} is not UTF-8 text (byte {error.start})",
-            hint="Convert the file to UTF-8 with iconv.",
+            f"{where} is not UTF-8 text (byte {error.start})",
+            hint="Convert the text to UTF-8 with iconv.",
         ) from error
     except (ValueError, RecursionError) as error:
         many = ". To send several conversations: tinkex run batch"

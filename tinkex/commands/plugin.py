@@ -335,7 +335,7 @@ def names_for(name: str, noun: str | None = None) -> dict[str, str]:
     if keyword.iskeyword(package) or importlib.util.find_spec(package) is not None:
         other = f"tinkex-{name.removeprefix('tinkex-')}"
         raise UsageError(
-            f"a package named {package!r} already exists, or the name is a Python keyword",
+            f"{package!r} is a Python keyword or the name of an existing package",
             hint=f"Choose another name, such as {other if other != name else f'{name}-2'}.",
         )
     return {

@@ -141,7 +141,7 @@ class SearchSession(Lister):
             "--metadata",
             metavar="<key=value>",
             type=_pair,
-            help="only sessions with this pair in their metadata; may be repeated",
+            help="only sessions with this metadata pair; may be repeated to require several",
         )
         repeatable(
             "--project-id",

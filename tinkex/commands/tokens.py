@@ -117,7 +117,7 @@ class EncodeTokens(_TokensLister):
 
     notes = (
         "'run' and 'run batch' send the same ids for the same prompts. 'run --prompt-file' accepts "
-        "the plain output, and 'run batch' accepts the JSON output."
+        "the plain output for a single prompt, and 'run batch' accepts the JSON output."
     )
     column_names = ("id", "token_count", "tokens")
     examples = (

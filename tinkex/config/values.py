@@ -234,8 +234,8 @@ def _parse_headers(value: Any) -> dict[str, str]:
             r"[\x21-\x7e]([\t -~]*[\x21-\x7e])?", text
         ):
             raise SettingsError(
-                f"the value of the header {name} is not a single line of ASCII text",
-                hint="Put the value in quotes. It must not be empty, or begin or end with a space.",
+                f"the header {name} has an invalid value",
+                hint="Use one non-empty line of ASCII text, in quotes, without spaces at the ends.",
             )
         seen.add(name.lower())
     return dict(value)

@@ -104,8 +104,8 @@ def test_the_option_that_was_meant(typed, meant):
             for words in ("--bogus", "--until x")
         ],
         *[(f"run {word}", "Subcommands of 'run': run batch, ") for word in ("hello", "foo -v")],
-        ("--limit 3 run list", "Put command options after the command: "),
-        ("-c x run list", "Put command options after the command: "),
+        ("--limit 3 run list", "Put command options after the command, as in: "),
+        ("-c x run list", "Put command options after the command, as in: "),
         ("run --prompt --max-tokens 3", "See: tinkex help run\n"),
         ("run --prompt", "See: tinkex help run\n"),
         ("checkpoint --train-mlp=false --output x", "See: tinkex help checkpoint\n"),

@@ -160,7 +160,7 @@ def test_directories_without_a_model(tmp_path, config, error, message):
 @pytest.mark.parametrize("name", ["", "notes.json"])
 def test_a_path_that_is_no_model_is_not_taken_for_an_adapter(tmp_path, name):
     (tmp_path / "notes.json").write_text("{}")
-    with pytest.raises(UsageError, match="no checkpoint path and no base model") as caught:
+    with pytest.raises(UsageError, match="neither a checkpoint path nor a base model") as caught:
         read_model_path(str(tmp_path / name))
     assert "base_model_name_or_path" not in str(caught.value.hint)
 

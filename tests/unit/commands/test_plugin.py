@@ -171,7 +171,11 @@ def test_bad_names_are_refused_and_nothing_is_written(name, cwd):
         ("tinkex-facts --noun version", "the command 'version' already exists", "--noun WORD"),
         ("tinkex-runs --noun json", "the format 'json' already exists", "--noun WORD"),
         ("tinkex-x --noun 1a", "invalid command word: '1a'", "--noun stat."),
-        ("json", "a package named 'json' already exists", "such as tinkex-json."),
+        (
+            "json",
+            "'json' is a Python keyword or the name of an existing package",
+            "such as tinkex-json.",
+        ),
     ],
 )
 def test_a_name_that_is_taken_has_a_hint(cwd, words, problem, hint):

@@ -43,7 +43,7 @@ def test_a_missing_key_names_the_addresses_that_have_one(stored, profiles, other
     error = invoke(["run", "list"]).stderr
     assert "Missing --api-key\n" in error
     login = "For this server, log in with 'tinkex auth login'."
-    assert error.endswith(f"There is a key for {others}. {login}\n")
+    assert error.endswith(f"Servers with a key: {others}. {login}\n")
 
 
 @pytest.mark.parametrize(
