@@ -53,7 +53,7 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
     exceptions.Redirected: lambda error: (
         f"Set --base-url to {error.location} to use that server."
         if error.location
-        else "If that is a login page, add the required headers to 'headers' in the profile."
+        else "If that URL is a login page, add the required headers to 'headers' in the profile."
     ),
     exceptions.BadRequest: _hint_for_resource,
     exceptions.Unauthorized: _hint_for_key,

@@ -112,7 +112,9 @@ def _items(file: IO[bytes], name: str) -> Iterator[tuple[str, bytes | object]]:
         while line := file.readline(MAX_INPUT):
             number += 1
             if len(line) == MAX_INPUT and not line.endswith(b"\n"):
-                raise LocalError(f"{name}, line {number} is longer than {MAX_INPUT} bytes")
+                raise LocalError(
+                    f"{name}, line {number} is longer than {MAX_INPUT} bytes", hint="Shorten it."
+                )
             line = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
             if line.startswith(b"[") and is_first:
                 yield from _array(line + b"\n" + file.read(MAX_INPUT), name)
@@ -128,7 +130,7 @@ def _array(content: bytes, name: str) -> Iterator[tuple[str, object]]:
     if len(content) > MAX_INPUT:
         raise LocalError(
             f"{name} is longer than {MAX_INPUT} bytes",
-            hint="Write one JSON object per line: jq -c '.[]'",
+            hint="Convert it to one JSON object per line: jq -c '.[]' FILE > FILE.jsonl",
         )
     try:
         rows = json.loads(content)

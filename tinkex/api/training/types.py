@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from tinkex.api.http import schema
 from tinkex.api.sampling.supervised import SupervisedExample
 from tinkex.api.sampling.types import are_token_ids, brief_json, why_not_token_ids
+from tinkex.columns import counted
 from tinkex.exceptions import UsageError
 
 #: Maximum number of examples, and approximate bytes, of one request, as in the official SDK (0.38,
@@ -43,7 +44,7 @@ class Datum:
                 raise UsageError(f"{name} must be token ids: {why}")
         for name, numbers in self.loss_fn_inputs.items():
             if len(numbers) != size:
-                raise UsageError(f"{name} must have {size} items, not {len(numbers)}")
+                raise UsageError(f"{name} must have {counted(size, 'item')}, not {len(numbers)}")
             if not all(isinstance(x, (int, float)) and math.isfinite(x) for x in numbers):
                 raise UsageError(f"{name} contains an item that is not a finite number")
 
@@ -110,7 +111,7 @@ class AdamParams:
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise UsageError(f"{name} must be a number, not {brief_json(value)}")
             if not 0 <= value < most:
-                limit = "" if most == math.inf else f" and below {most:g}"
+                limit = " and finite" if most == math.inf else f" and below {most:g}"
                 raise UsageError(f"{name} must be 0 or more{limit}, not {value}")
 
     def body(self) -> dict[str, Any]:
@@ -144,7 +145,7 @@ class ForwardBackwardResult:
             for item in schema.items(data, "loss_fn_outputs")
         ]
         if len(outputs) != count:
-            schema.refuse(f"{len(outputs)} outputs for {count} examples")
+            schema.refuse(f"{counted(len(outputs), 'output')} for {counted(count, 'example')}")
         return cls(outputs, metrics_in(data))
 
     @classmethod

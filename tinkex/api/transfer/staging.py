@@ -300,7 +300,9 @@ class StagingDirectory:
             found = self._home.stat(relative)
         if found is not None and stat.S_ISDIR(found.st_mode):
             place = self.target / relative
-            raise LocalError(f"{place} is a directory", hint="Specify another directory.")
+            raise LocalError(
+                f"cannot write {place}: it is a directory", hint="Specify another directory."
+            )
         return found is not None
 
     def install(self, files: Iterable[Path]) -> None:
