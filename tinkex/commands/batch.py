@@ -432,12 +432,11 @@ class _Batch:
         say, summary, file = self.command.status, self.summary, self.file
         summary.seconds = round(time.monotonic() - self._began, 3)
         summary.retries = self.sampling.backpressure.refusals + self.sampling.resubmissions
-        tokens = counted(summary.tokens, "token")
-        retries = "retry" if summary.retries == 1 else "retries"
+        rate = summary.tokens / max(summary.seconds, 0.001)
         say(
             f"{summary.completed} of {summary.rows} rows completed in {summary.seconds:.1f} s: "
-            f"{tokens} ({summary.tokens / max(summary.seconds, 0.001):.0f}/s), "
-            f"{summary.retries} {retries}, {summary.failed} failed"
+            f"{counted(summary.tokens, 'token')} ({rate:.0f}/s), {summary.retries} "
+            f"{'retry' if summary.retries == 1 else 'retries'}, {summary.failed} failed"
             + (f", {summary.skipped} already done." if summary.skipped else ".")
         )
         if file is None or self.command.is_temporary:

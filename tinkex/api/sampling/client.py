@@ -32,7 +32,6 @@ from tinkex.api.sampling.types import (
     is_chat,
     why_not_token_ids,
 )
-from tinkex.columns import counted
 from tinkex.exceptions import (
     APIError,
     BadRequest,
@@ -196,9 +195,7 @@ class SamplingClient:
         response = self._sampled(body, wanted, len(tokens), deadline)
         # Protobuf that was cut off between two fields parses without an error.
         if len(response.sequences) < num_samples:
-            schema.refuse(
-                f"{counted(len(response.sequences), 'sequence')} instead of {num_samples}"
-            )
+            schema.refuse(f"only {len(response.sequences)} of {num_samples} sequences")
         return logprobs.checked(response, wanted, len(tokens))
 
     def _sampled(

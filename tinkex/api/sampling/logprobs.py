@@ -13,7 +13,6 @@ from typing import Any
 
 from tinkex.api.http import schema
 from tinkex.api.sampling.types import Logprobs, SampleResponse
-from tinkex.columns import counted
 from tinkex.exceptions import LogprobsUnavailable, TinkexError
 
 #: Member that limits the scores to the end of the prompt; the results do not depend on it.
@@ -98,4 +97,4 @@ def _check_length(found: tuple[Any, ...] | None, size: int, member: str) -> None
     if found is None or (size and not found):
         raise unavailable(member)
     if len(found) != size:
-        schema.refuse(f"{_NAMES[member]} for {counted(len(found), 'token')} instead of {size}")
+        schema.refuse(f"{_NAMES[member]} for {len(found)} tokens instead of {size}")

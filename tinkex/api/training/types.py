@@ -10,7 +10,6 @@ from typing import Any, Generic, TypeVar
 from tinkex.api.http import schema
 from tinkex.api.sampling.supervised import SupervisedExample
 from tinkex.api.sampling.types import are_token_ids, brief_json, why_not_token_ids
-from tinkex.columns import counted
 from tinkex.exceptions import UsageError
 
 #: Maximum number of examples, and approximate bytes, of one request, as in the official SDK (0.38,
@@ -44,7 +43,7 @@ class Datum:
                 raise UsageError(f"{name} must be token ids: {why}")
         for name, numbers in self.loss_fn_inputs.items():
             if len(numbers) != size:
-                raise UsageError(f"{name} must have {counted(size, 'item')}, not {len(numbers)}")
+                raise UsageError(f"{name} must have length {size}, not {len(numbers)}")
             if not all(isinstance(x, (int, float)) and math.isfinite(x) for x in numbers):
                 raise UsageError(f"{name} contains an item that is not a finite number")
 
@@ -145,7 +144,7 @@ class ForwardBackwardResult:
             for item in schema.items(data, "loss_fn_outputs")
         ]
         if len(outputs) != count:
-            schema.refuse(f"{counted(len(outputs), 'output')} for {counted(count, 'example')}")
+            schema.refuse(f"'loss_fn_outputs' must have length {count}, not {len(outputs)}")
         return cls(outputs, metrics_in(data))
 
     @classmethod
