@@ -102,7 +102,7 @@ def test_switch_and_logout_by_name(credentials):
     assert "The key in use comes from TINKER_API_KEY" in done.stderr
     done = invoke(["auth", "logout", "7"])
     assert done.stdout == f"Removed the key 'a' from {credentials}\n"
-    assert "The key is still valid; revoke it at https://" in done.stderr
+    assert "The key is still valid. To revoke it: https://" in done.stderr
     assert invoke(["auth", "logout", "--all", "-f", "json"]).rows[0]["key_id"] == "8"
     assert json.loads(credentials.read_text()) == {"version": 1, "keys": {}}
     assert "There are no stored keys." in invoke(["auth", "logout", "--all"]).stderr

@@ -155,7 +155,7 @@ def test_results_are_not_written_over_the_prompts(tinkex, tmp_path, prompts):
     words = "--force --input-format jsonl --base-url http://127.0.0.1:9"
     done = tinkex(TO_FILE.replace("in.jsonl", prompts), *words.split(), cwd=tmp_path, code=1)
 
-    assert "among the prompts" in done.stderr or "contains the prompts" in done.stderr
+    assert "in the prompts directory" in done.stderr or "contains the prompts" in done.stderr
     assert {path: path.read_text() for path in tmp_path.iterdir() if path.is_file()} == before
 
 

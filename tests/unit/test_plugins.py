@@ -174,7 +174,7 @@ def test_a_hook_that_fails_is_named_unless_it_means_to(fake_plugins, command, wh
     ("returned", "why"),
     [
         ("names + ('more',), rows", "a row has 13 values for 14 columns: name, "),
-        ("names, ((1,) for row in rows)", "a row has 1 values for 13 columns: name, "),
+        ("names, ((1,) for row in rows)", "a row has 1 value for 13 columns: name, "),
         ("3", "after() of the hook 'h' must return column names and rows"),
     ],
 )

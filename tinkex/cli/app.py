@@ -322,7 +322,7 @@ class TinkexApp(cliff.app.App):
         self.display.clear()
         self.stdout.write("".join(f"{line}\n" for line in shown.lines))
         self.status(
-            "The request was not sent. Later requests depend on its response and are not shown."
+            "The request was not sent. Any later requests depend on its response and are not shown."
         )
         if not self.settings.needs_api_key:
             self.status(

@@ -42,8 +42,8 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
     "One or both checkpoints may be changed or lost.",
     exceptions.TokenizerError: "Specify another tokenizer, or a local tokenizer directory, "
     "with --tokenizer.",
-    exceptions.ChatTemplateError: "Base models have no chat template. Use --tokenizer to specify a "
-    "chat model from the same family, or use text instead of messages.",
+    exceptions.ChatTemplateError: "Use --tokenizer to specify a chat model from the same family, "
+    "or use text instead of messages.",
     LocalError: "Check the path, its permissions and the free disk space.",
     exceptions.Unreachable: "Check the base URL: tinkex config show.",
     exceptions.TLSError: "Check the base URL: tinkex config show.",
@@ -53,7 +53,7 @@ HINTS: Mapping[type[TinkexError], str | Callable[[Any], str | None]] = {
     exceptions.Redirected: lambda error: (
         f"Set --base-url to {error.location} to use that server."
         if error.location
-        else "If that is a login page, add the required headers to 'headers' in the profile."
+        else "If that URL is a login page, add the required headers to 'headers' in the profile."
     ),
     exceptions.BadRequest: _hint_for_resource,
     exceptions.Unauthorized: _hint_for_key,

@@ -19,8 +19,8 @@ class SetAlias(ShowOne):
 
     is_action = True
     notes = (
-        "An alias stores a full path. After 'alias set prod @latest', @prod still refers to the "
-        "same checkpoint after a newer one is saved."
+        "An alias stores a full path. After 'alias set prod @latest', @prod keeps referring to "
+        "that checkpoint even when a newer one is saved."
     )
     column_names = ("alias", "tinker_path", "previous")
     examples = (

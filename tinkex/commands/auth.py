@@ -202,7 +202,7 @@ class LogoutAuth(Lister):
         for key in chosen:
             if key.base_url is None and key.key_id.isdecimal():
                 page = console_page(DEFAULT_BASE_URL, "keys", key.key_id)
-                self.status(f"The key is still valid; revoke it at {page}")
+                self.status(f"The key is still valid. To revoke it: {page}")
         return [(key.name, key.key_id, str(store.path)) for key in chosen]
 
     def plain_row(self, record: Mapping[str, Any]) -> str | None:
@@ -269,7 +269,7 @@ class StatusAuth(ShowOne):
         config, store = file.config_path(), KeyStore().path
         for path in {store if key["stored_in"] == str(store) else config for key in stored}:
             if mode := exposed_mode(path):
-                self.app.warn(f"other users can read {path} (mode {mode}); run: chmod 600 {path}")
+                self.app.warn(f"other users can read {path} (mode {mode}). Run: chmod 600 {path}")
         check = None if parsed_args.offline else self._check(origin)
         key = check and check.api_key
         return self.column_names, (

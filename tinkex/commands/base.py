@@ -21,7 +21,7 @@ import cliff.show
 
 from tinkex import plugins
 from tinkex.cli.commandmanager import Application, Formatters, parser_with_hooks
-from tinkex.columns import Presentation, heading, plain_text
+from tinkex.columns import Presentation, counted, heading, plain_text
 from tinkex.exceptions import PluginError, SettingsError, UsageError
 from tinkex.files import plugin_directory
 from tinkex.options import Parser, add_global_options, edit_output_options
@@ -469,7 +469,7 @@ def _checked_rows(
     for row in rows:
         values = row if isinstance(row, (tuple, list)) else tuple(row)
         if len(values) != len(names):
-            count = f"{len(values)} values for {len(names)} columns"
+            count = f"{counted(len(values), 'value')} for {counted(len(names), 'column')}"
             raise _bug(origin, f"a row has {count}: {', '.join(names)}")
         yield values
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tinkex.cli.errors import hint_for, is_unloaded
-from tinkex.columns import Dollars, heading, json_text, plain_text
+from tinkex.columns import Dollars, counted, heading, json_text, plain_text
 from tinkex.commands.arguments import add_formats, add_model_options, check_stdin
 from tinkex.commands.base import Command
 from tinkex.commands.billing import add_prices, find_prices
@@ -432,10 +432,11 @@ class _Batch:
         say, summary, file = self.command.status, self.summary, self.file
         summary.seconds = round(time.monotonic() - self._began, 3)
         summary.retries = self.sampling.backpressure.refusals + self.sampling.resubmissions
+        rate = summary.tokens / max(summary.seconds, 0.001)
         say(
             f"{summary.completed} of {summary.rows} rows completed in {summary.seconds:.1f} s: "
-            f"{summary.tokens} tokens ({summary.tokens / max(summary.seconds, 0.001):.0f}/s), "
-            f"{summary.retries} retries, {summary.failed} failed"
+            f"{counted(summary.tokens, 'token')} ({rate:.0f}/s), {summary.retries} "
+            f"{'retry' if summary.retries == 1 else 'retries'}, {summary.failed} failed"
             + (f", {summary.skipped} already done." if summary.skipped else ".")
         )
         if file is None or self.command.is_temporary:

@@ -259,7 +259,8 @@ class PromptSource:
         changes = {name: row[name] for name in _OVERRIDES if name in row and row[name] is not None}
         num_samples = changes.pop("num_samples", self._num_samples)
         if type(num_samples) is not int or not 1 <= num_samples <= _MAX_SAMPLES:
-            raise UsageError(f"num_samples must be from 1 to {_MAX_SAMPLES}, not {num_samples!r}")
+            must_be = f"num_samples must be a whole number from 1 to {_MAX_SAMPLES}"
+            raise UsageError(f"{must_be}, not {num_samples!r}")
         if isinstance(changes.get("stop"), str):
             changes["stop"] = [changes["stop"]]
         params = dataclasses.replace(self._params, **changes) if changes else self._params
@@ -268,7 +269,8 @@ class PromptSource:
             _check_extra(name, value)
         id = number if row.get("id") is None else row["id"]
         if isinstance(id, bool) or not isinstance(id, (str, int)) or id == "":
-            raise UsageError(f"'id' must be a string or a whole number, not {json.dumps(id)[:40]}")
+            must_be = "'id' must be a non-empty string or a whole number"
+            raise UsageError(f"{must_be}, not {json.dumps(id)[:40]}")
         return PromptRow(index, str(id), where, prompt, params, num_samples, extra)
 
     def _as_chat(self, prompt: Any) -> Any:

@@ -72,7 +72,7 @@ class ResultsFile:
         is_directory = user_path(prompts).is_dir()
         for path in (self._path, self.failed_path, self._record_path):
             if is_within(path, prompts):
-                is_in = "is among the prompts" if is_directory else "contains the prompts"
+                is_in = "is in the prompts directory" if is_directory else "contains the prompts"
                 raise UsageError(
                     f"cannot write {path}: it {is_in}",
                     hint="Choose another file for the results with --output.",

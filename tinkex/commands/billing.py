@@ -95,7 +95,7 @@ class UsageBilling(_CsvLister):
             metavar="<when>",
             type=moment,
             help="start of the period: a time before now (30d, 12h), a date (2026-11-01), a date "
-            "and time (2026-11-01T15:30) or 'yesterday' (default: 7d)",
+            "and time (2026-11-01T15:30) or 'yesterday' (default: 7 days before the end)",
         )
         parser.add_argument(
             "--to",

@@ -260,7 +260,7 @@ class SaveCheckpoint(ShowOne):
         if fixed:
             raise UsageError(
                 f"{', '.join(fixed)} cannot change a checkpoint's configuration",
-                hint="Omit these options, or start over with --base-model.",
+                hint=f"Omit {' and '.join(fixed)}, or start over with --base-model.",
             )
         return self.client.create_training_client_from_checkpoint(path)
 

@@ -202,11 +202,11 @@ def test_standard_input_or_a_named_pipe_is_read_twice(tmp_path, opened, kind):
             (f'{{"prompt": "x", {member}}}', message)
             for message, *members in (
                 ("'id' must be", '"id": true'),
-                ("'id' must be a string or a whole number, not 1.5", '"id": 1.5'),
+                ("'id' must be a non-empty string or a whole number, not 1.5", '"id": 1.5'),
                 ("max_tokens must be at least 1", '"max_tokens": 0'),
                 ("max_tokens must be a whole number, not 2.5", '"max_tokens": 2.5'),
-                ('temperature must be a number, not "hot"', '"temperature": "hot"'),
-                ("top_p must be a number", '"top_p": 1' + "0" * 400),
+                ('temperature must be a finite number, not "hot"', '"temperature": "hot"'),
+                ("top_p must be a finite number", '"top_p": 1' + "0" * 400),
                 ("stop must be a list of strings or of token ids, not 3", '"stop": 3'),
                 ("non-empty strings or only token ids, not null", '"stop": ["a", null]'),
                 ("stop must contain only non-empty strings", '"stop": ""'),

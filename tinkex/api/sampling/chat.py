@@ -92,7 +92,7 @@ class ChatTemplate:
         text = self._render(self._template, checked, tools, False)
         marked = self._render(self._marking, checked, tools, False)
         if any(mark in text for mark in (_OPEN, _CLOSE)):
-            raise UsageError("the messages must not contain the characters U+FDD0 and U+FDD1")
+            raise UsageError("the messages must not contain the characters U+FDD0 or U+FDD1")
         spans, position = [], 0
         for piece in re.split(f"({_OPEN}[^{_CLOSE}]*{_CLOSE})", marked):
             length = len(piece)

@@ -195,7 +195,7 @@ class SamplingClient:
         response = self._sampled(body, wanted, len(tokens), deadline)
         # Protobuf that was cut off between two fields parses without an error.
         if len(response.sequences) < num_samples:
-            schema.refuse(f"{len(response.sequences)} sequences instead of {num_samples}")
+            schema.refuse(f"only {len(response.sequences)} of {num_samples} sequences")
         return logprobs.checked(response, wanted, len(tokens))
 
     def _sampled(

@@ -111,25 +111,24 @@ def _items(file: IO[bytes], name: str) -> Iterator[tuple[str, bytes | object]]:
         number, is_first = 0, True
         while line := file.readline(MAX_INPUT):
             number += 1
+            where = f"{name}, line {number}"
             if len(line) == MAX_INPUT and not line.endswith(b"\n"):
-                raise LocalError(f"{name}, line {number} is longer than {MAX_INPUT} bytes")
+                raise LocalError(f"{where} is longer than {MAX_INPUT} bytes", hint="Shorten it.")
             line = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
             if line.startswith(b"[") and is_first:
                 yield from _array(line + b"\n" + file.read(MAX_INPUT), name)
                 return
             if line:
                 is_first = False
-                yield f"{name}, line {number}", line
+                yield where, line
     except OSError as error:
         raise LocalError(f"cannot read {name}: {error.strerror}") from error
 
 
 def _array(content: bytes, name: str) -> Iterator[tuple[str, object]]:
     if len(content) > MAX_INPUT:
-        raise LocalError(
-            f"{name} is longer than {MAX_INPUT} bytes",
-            hint="Write one JSON object per line: jq -c '.[]'",
-        )
+        hint = "Convert it to one JSON object per line: jq -c '.[]' FILE > FILE.jsonl"
+        raise LocalError(f"{name} is longer than {MAX_INPUT} bytes", hint=hint)
     try:
         rows = json.loads(content)
     except (ValueError, RecursionError) as error:

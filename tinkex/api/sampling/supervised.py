@@ -232,7 +232,7 @@ class _Prefixes:
         message = str(self._content.messages[number]["content"])
         if message.rpartition(_THOUGHT)[2].strip() not in text[start:]:
             raise ChatTemplateError(
-                f"the chat template has no generation tags, and does not render message "
+                f"the chat template has no usable generation tags, and does not render message "
                 f"{number + 1} unchanged after its prompt"
             )
         # White space after the end of a turn belongs to the next message.
@@ -249,7 +249,7 @@ class _Prefixes:
         header = commonprefix([self.upto(number, probe) for probe in probes])
         if not text.startswith(header) or (number and not prompt.startswith(header)):
             raise ChatTemplateError(
-                f"the chat template has no generation tags, and the prompt for message "
+                f"the chat template has no usable generation tags, and the prompt for message "
                 f"{number + 1} is not a prefix of the conversation up to that message"
             )
         return header

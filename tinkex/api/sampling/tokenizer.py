@@ -84,7 +84,7 @@ class Tokenizer:
 
         :param special: add the special tokens that the model expects around its input.
         :param timeout: maximum number of seconds; ``None`` for no limit.
-        :raises UsageError: *text* is not valid Unicode, or longer than 64 MB.
+        :raises UsageError: *text* is not valid Unicode, or longer than 64 MiB.
         :raises TimedOut: it took longer than *timeout*.
         """
         if _size_of(text) <= _SHORT:
@@ -103,7 +103,7 @@ class Tokenizer:
 
         A span is the index of a token's first character and the index after its last one.
 
-        :raises UsageError: *text* is not valid Unicode, or longer than 64 MB.
+        :raises UsageError: *text* is not valid Unicode, or longer than 64 MiB.
         """
         _size_of(text)
         encoding = self.inner.encode(text, add_special_tokens=False)
@@ -250,7 +250,7 @@ def _size_of(text: str) -> int:
         raise UsageError(f"the text is not valid Unicode ({where})") from error
     if size > MAX_TEXT:
         most = MAX_TEXT // 1024**2
-        raise UsageError(f"the text is longer than {most} MB", hint="Use a shorter text.")
+        raise UsageError(f"the text is longer than {most} MiB", hint="Use a shorter text.")
     return size
 
 

@@ -92,7 +92,7 @@ class SamplingParams:
         for name in ("temperature", "top_p"):
             value = getattr(self, name)
             if not _is_finite(value):
-                raise UsageError(f"{name} must be a number, not {brief_json(value)}")
+                raise UsageError(f"{name} must be a finite number, not {brief_json(value)}")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise UsageError(f"max_tokens must be at least 1, not {self.max_tokens}")
         if self.temperature < 0:

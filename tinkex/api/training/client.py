@@ -493,8 +493,8 @@ def _explain(error: TinkexError, left: str | None) -> None:
     is_lost = isinstance(error, (ConnectionFailed, TimedOut))
     if left is None and is_lost and not isinstance(error, Unreachable):
         left = (
-            "The server may have created the training run. Check the list of runs before trying "
-            "again."
+            "The server may have created the training run. Before you try again, check the list "
+            "of runs: tinkex run list"
         )
     error.aftermath = left
 

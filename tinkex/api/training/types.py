@@ -43,7 +43,7 @@ class Datum:
                 raise UsageError(f"{name} must be token ids: {why}")
         for name, numbers in self.loss_fn_inputs.items():
             if len(numbers) != size:
-                raise UsageError(f"{name} must have {size} items, not {len(numbers)}")
+                raise UsageError(f"{name} must have length {size}, not {len(numbers)}")
             if not all(isinstance(x, (int, float)) and math.isfinite(x) for x in numbers):
                 raise UsageError(f"{name} contains an item that is not a finite number")
 
@@ -110,7 +110,7 @@ class AdamParams:
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise UsageError(f"{name} must be a number, not {brief_json(value)}")
             if not 0 <= value < most:
-                limit = "" if most == math.inf else f" and below {most:g}"
+                limit = " and finite" if most == math.inf else f" and below {most:g}"
                 raise UsageError(f"{name} must be 0 or more{limit}, not {value}")
 
     def body(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class ForwardBackwardResult:
             for item in schema.items(data, "loss_fn_outputs")
         ]
         if len(outputs) != count:
-            schema.refuse(f"{len(outputs)} outputs for {count} examples")
+            schema.refuse(f"'loss_fn_outputs' must have length {count}, not {len(outputs)}")
         return cls(outputs, metrics_in(data))
 
     @classmethod

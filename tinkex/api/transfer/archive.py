@@ -129,7 +129,7 @@ def extract(
         found = _extract(source, directory, admit, check_space, creating)
     except _MALFORMED as error:
         kind = None if is_gzip or b"ustar" in start else kind_of(start)
-        reason = f"is {kind}" if kind else "is damaged or incomplete"
+        reason = f"is {kind}, not a tar archive" if kind else "is damaged or incomplete"
         raise InvalidResponse(f"the archive {reason}") from error
     if not found:
         raise InvalidResponse("the archive contains no files")
@@ -246,5 +246,5 @@ def _once(member: tarfile.TarInfo) -> Iterator[None]:
         yield
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise InvalidResponse(
-            f"the archive has conflicting names: {member.name[:200]!r}"
+            f"the archive contains conflicting names: {member.name[:200]!r}"
         ) from error

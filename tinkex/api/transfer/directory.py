@@ -173,7 +173,7 @@ def directory_of(root: Path, path: TinkerPath, *, with_run: bool = True) -> Path
     for part in (path.run_id, path.kind, path.name) if with_run else (path.kind, path.name):
         place /= _segment(part)
         if place.is_symlink():
-            raise LocalError(f"{place} is a symbolic link", hint="Remove the link.")
+            raise LocalError(f"cannot use {place}: it is a symbolic link", hint="Remove the link.")
     return place
 
 

@@ -299,8 +299,8 @@ class StagingDirectory:
         with local_errors(self.target):
             found = self._home.stat(relative)
         if found is not None and stat.S_ISDIR(found.st_mode):
-            place = self.target / relative
-            raise LocalError(f"{place} is a directory", hint="Specify another directory.")
+            place, hint = self.target / relative, "Specify another directory."
+            raise LocalError(f"cannot write {place}: it is a directory", hint=hint)
         return found is not None
 
     def install(self, files: Iterable[Path]) -> None:

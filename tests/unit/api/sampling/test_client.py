@@ -64,7 +64,7 @@ def test_an_invalid_prompt_is_refused_before_any_request(tokens, sampling, sampl
 
 
 def test_fewer_sequences_than_requested_are_invalid(sampling):
-    with pytest.raises(InvalidResponse, match="1 sequences instead of 2"):
+    with pytest.raises(InvalidResponse, match="only 1 of 2 sequences"):
         sampling.sample([1], num_samples=2)
 
 

@@ -206,7 +206,7 @@ def test_a_busy_server_has_all_the_time_it_needs(service, training, naps):
     ("result", "error", "message"),
     [
         ({"error": "NaN loss", "category": "user"}, OperationFailed, "NaN loss"),
-        ({"loss_fn_outputs": []}, InvalidResponse, "0 outputs for 1 examples"),
+        ({"loss_fn_outputs": []}, InvalidResponse, "must have length 1, not 0"),
         ({"loss_fn_outputs": [3]}, InvalidResponse, "'outputs' is not an object"),
         ({"loss_fn_outputs": [{"a": {"data": ["x"]}}]}, InvalidResponse, "'a' contains an item"),
         ({"loss_fn_outputs": [{"a": {}}]}, InvalidResponse, "'data' is missing"),
@@ -245,7 +245,7 @@ def test_examples_become_data():
         ([], {}, "tokens must be token ids: the list is empty"),
         ([-1], {}, "tokens must be token ids"),
         ([1], {"target_tokens": [1.5]}, "target_tokens must be token ids"),
-        ([1], {"weights": [1.0, 2.0]}, "weights must have 1 items, not 2"),
+        ([1], {"weights": [1.0, 2.0]}, "weights must have length 1, not 2"),
         ([1], {"weights": [float("nan")]}, "weights contains an item that is not a finite"),
         ([1], {"weights": ["1"]}, "weights contains an item that is not a finite"),
     ],
