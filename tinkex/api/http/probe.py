@@ -40,7 +40,7 @@ Status = Literal["ok", "warning", "fail", "skipped", "absent"]
 #: Maximum clock difference in seconds that does not invalidate signatures.
 _SKEW = 300
 _INSECURE_HINT = (
-    "Omit --insecure, or remove 'insecure' from the HTTP pool in the configuration file."
+    "Omit the option 'insecure', or remove it from the HTTP pool in the configuration file."
 )
 _RETRY_HINT = "Try again later. If the problem persists, contact the service operator."
 _CLOCK_HINT = "Correct this machine's clock, for example: timedatectl set-ntp true"

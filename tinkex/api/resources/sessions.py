@@ -362,8 +362,8 @@ def explain_full(error: TinkexError) -> None:
     if _FULL.search(error.message):
         error.category = "server"
         error.hint = (
-            "The server has no free capacity. Unload a run with 'tinkex api POST unload_model -F "
-            "model_id=RUN_ID', or wait: an idle session ends a few minutes after its last request."
+            "The server has no free capacity. Unload a run (POST unload_model), or wait: an idle "
+            "session ends a few minutes after its last request."
         )
 
 

@@ -494,7 +494,7 @@ def _explain(error: TinkexError, left: str | None) -> None:
     if left is None and is_lost and not isinstance(error, Unreachable):
         left = (
             "The server may have created the training run. Before you try again, check the list "
-            "of runs: tinkex run list"
+            "of runs."
         )
     error.aftermath = left
 

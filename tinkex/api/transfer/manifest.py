@@ -88,7 +88,7 @@ def read(directory: Path) -> Manifest | None:
     except OSError as error:
         raise LocalError(f"cannot read {place}: {error.strerror}") from error
     except ValueError as error:
-        hint = "Download the checkpoint again with --force, which replaces existing files."
+        hint = "Download the checkpoint again, replacing the existing files."
         raise LocalError(f"{place} is not a valid manifest", hint=hint) from error
 
 

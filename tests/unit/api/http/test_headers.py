@@ -64,8 +64,8 @@ def test_a_service_token_of_cloudflare_is_sent_where_the_profile_sets_none(confi
     ("text", "message"),
     [
         (f"X-Key: {CANARY}, X-Number: 0123, X-Bool: yes", None),
-        (f'X-Line: "{CANARY}\\n"', "the header X-Line is not"),
-        ("X-Empty: ''", "the header X-Empty is not"),
+        (f'X-Line: "{CANARY}\\n"', "the header X-Line has an invalid value"),
+        ("X-Empty: ''", "the header X-Empty has an invalid value"),
         ("x-api-key: a", "the header x-api-key cannot be changed"),
         ("host: a", "the header host cannot be changed"),
         ("X-A: a, x-a: b", "the header x-a appears twice"),
