@@ -217,7 +217,7 @@ def test_a_full_server_is_called_full(accepted, answer, kind, service, client):
         client.create_lora_training_client("any")
     error = caught.value
     assert "Consider retrying: " in error.sentence("Checkpoint")
-    assert error.hint.startswith("The server has no free capacity. Unload a run with ")
+    assert error.hint.startswith("The server has no free capacity. Unload a run (POST ")
     assert bool(error.aftermath) is isinstance(accepted, dict)  # whose run stays in the list
     assert len(service.requests("create_model")) == 1
 
