@@ -62,7 +62,7 @@ def test_the_save_that_finds_no_place_says_that_the_server_is_full(skyrl, save):
         "Checkpoint failed due to server or transient error. Consider retrying: "
         "Maximum number of LoRA adapters (9) reached"
     )
-    assert hint.startswith("Hint: The server has no free capacity. Unload a run with ")
+    assert hint.startswith("Hint: The server has no free capacity. Unload a run (POST ")
     assert hint.endswith(f" The training run {skyrl.new_run} was created and has no checkpoint.")
 
 
