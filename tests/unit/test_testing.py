@@ -51,7 +51,10 @@ def test_two_local_services_know_nothing_of_each_other(tmp_path):
 
 def test_a_local_service_that_is_not_installed_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("TINKEX_PLUGINS", "")
-    with pytest.raises(PluginError, match="local service is not available"), local_service(tmp_path):
+    with (
+        pytest.raises(PluginError, match="local service is not available"),
+        local_service(tmp_path),
+    ):
         pass
 
 

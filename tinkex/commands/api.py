@@ -167,7 +167,7 @@ def _in_query(name: str, value: Any) -> str:
     if isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value):
         return ",".join(_in_query(name, item) for item in value)
     if isinstance(value, (dict, list)):
-        hint = "Use POST or PUT without --input. To send JSON text, use --raw-field."
+        hint = "Use POST or PUT without --input, or send the value as a string with --raw-field."
         raise UsageError(f"the nested field {name!r} cannot be a query parameter", hint=hint)
     return value if isinstance(value, str) else json.dumps(value)
 

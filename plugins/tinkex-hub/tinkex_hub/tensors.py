@@ -141,11 +141,10 @@ def parse_header(header: bytes) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     for name, entry in sorted(found.items(), key=lambda item: item[1]["data_offsets"]):
         (begin, stop), shape, dtype = entry["data_offsets"], entry["shape"], entry["dtype"]
         numbers = [begin, stop, *shape]
-        if not all(type(number) is int and number >= 0 for number in numbers) or begin != end:
-            raise ValueError(
-                "tensors overlap or leave gaps, or an offset or dimension is not an integer, or "
-                "is negative"
-            )
+        if not all(type(number) is int and number >= 0 for number in numbers):
+            raise ValueError("an offset or dimension is not a non-negative integer")
+        if begin != end:
+            raise ValueError("tensors overlap or leave gaps")
         info = TensorInfo(str(dtype), tuple(shape), begin, stop - begin)
         expected = FLOATS[dtype] * info.count if dtype in FLOATS else info.size
         if info.size < 0 or info.size != expected:

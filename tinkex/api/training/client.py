@@ -217,7 +217,7 @@ class TrainingClient:
     def save_state(
         self, name: str, *, ttl_seconds: int | None = None, overwrite: bool = False
     ) -> SavedWeights:
-        """Save a checkpoint to continue training from.
+        """Save a checkpoint to resume training from.
 
         :param overwrite: allow replacing an existing checkpoint with this name.
         """
