@@ -30,7 +30,8 @@ def check(directory: Path, label: str) -> None:
         raise UsageError(
             f"{label} is encrypted ({encrypted[0]})",
             hint="Decrypt the files with 'age' (download them first if necessary). Then specify "
-            "the directory of the decrypted files to convert them, or upload them with 'hf upload'.",
+            "the directory of the decrypted files to convert them, or upload them with "
+            "'hf upload'.",
         )
     for wanted in ((_CONFIG,), _WEIGHTS):
         if not any((directory / name).is_file() for name in wanted):
